@@ -1,0 +1,1 @@
+"""Find the fixed point of a DEQ, and differentiate through it."""

@@ -1,0 +1,90 @@
+"""Solvers that find the equilibrium of a DEQ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Jet = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Root:
+    """Where a vectorised root search ended.
+
+    Attributes
+    ----------
+    point : Tensor
+        The roots, the shape of the start.
+    jet : tuple of Tensor
+        What the residual function returned beside residual and slope at `point`.
+    converged : bool
+        Whether every element met its tolerance.
+    iterations : int
+        Evaluations of the residual.
+    """
+
+    point: Tensor
+    jet: Jet
+    converged: bool
+    iterations: int
+
+
+def safeguarded_newton(
+    residual: Callable[[Tensor], tuple[Tensor, Tensor, Jet]],
+    start: Tensor,
+    slope_min: Tensor,
+    slope_max: Tensor,
+    tolerance: Callable[[Tensor], Tensor],
+    max_iterations: int = 100,
+    unguarded: int = 3,
+) -> Root:
+    """Root of an increasing scalar function, elementwise, by Newton within a bracket.
+
+    A function whose slope stays within ``[slope_min, slope_max]``, both positive, has its root
+    between ``s - F(s)/slope_min`` and ``s - F(s)/slope_max``: every point gives a rigorous bracket,
+    and the Newton point of `s` lies within the bracket of `s`. Brackets are therefore only
+    intersected once `unguarded` Newton steps did not suffice; from then on a Newton point outside
+    the intersection is replaced by its midpoint.
+
+    Parameters
+    ----------
+    residual : callable
+        Maps points (..., n) to the residual F, its slope F' and a tuple kept for the caller.
+    start : Tensor, shape (..., n)
+        First guess.
+    slope_min, slope_max : Tensor, broadcastable to `start`
+        Bounds of F', with ``0 < slope_min <= slope_max``.
+    tolerance : callable
+        Maps points to the residual that counts as zero there.
+    max_iterations : int
+        Limit of residual evaluations.
+    unguarded : int
+        Newton steps before the brackets are intersected.
+
+    Returns
+    -------
+    Root
+    """
+    point = start
+    low = high = start
+    for iteration in range(1, max_iterations + 1):
+        value, slope, jet = residual(point)
+        if bool((value.abs() <= tolerance(point)).all()):
+            return Root(point, jet, True, iteration)
+        candidate = point - value / slope
+        if iteration >= unguarded:
+            near, far = point - value / slope_max, point - value / slope_min
+            below, above = torch.minimum(near, far), torch.maximum(near, far)
+            first = iteration == unguarded
+            low = below if first else torch.maximum(low, below)
+            high = above if first else torch.minimum(high, above)
+            outside = (candidate < low) | (candidate > high)
+            candidate = torch.where(outside, 0.5 * (low + high), candidate)
+        point = candidate
+    value, slope, jet = residual(point)
+    converged = bool((value.abs() <= tolerance(point)).all())
+    return Root(point, jet, converged, max_iterations + 1)

@@ -1,0 +1,1 @@
+"""Integrators: one contract (base), one registry, one driver."""

@@ -1,0 +1,205 @@
+"""The contract between gflow and an integration method.
+
+For authors of a method
+-----------------------
+1. A method is an immutable object; everything that changes lives in the state that ``init`` makes
+   and ``step`` returns. A wrapped back-end may keep a live solver object as its state.
+2. ``step`` returns one accepted step and the log of every attempt that led to it. It never passes
+   ``settings.t_end``.
+3. A method knows only a :class:`Field`. Capabilities it may use if they are not None: ``jacobian``,
+   ``jvp``, ``time_derivative``; ``symmetric`` says that the Jacobian is.
+4. The error of a step is judged by the RMS norm of error / (atol + rtol |theta|); a stricter norm
+   is allowed. ``rtol`` and ``atol`` arrive already tightened by ``MethodInfo.tightening``.
+5. ``Step.interpolate`` is dense output: it stays valid after later steps.
+6. A method never judges the run. What it cannot do it raises as :class:`Breakdown`; the driver
+   retries from the last accepted point with a smaller step, and gives the verdict.
+7. Exceptions raised by the field pass through a method unharmed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gflow.status import Status
+
+
+class Breakdown(Exception):
+    """The field or the method has no value here; a smaller step may avoid it."""
+
+    def __init__(self, status: Status, reason: str, retry: bool = True) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.retry = retry
+
+
+class Halt(Exception):
+    """A budget is used up: the run ends here, whatever the method is doing."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status.sentence)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Field:
+    """A vector field dtheta/dt = f(t, theta) and what else it offers.
+
+    Attributes
+    ----------
+    function : callable
+        ``(t, theta (P,)) -> (P,)``; raises :class:`Breakdown` where it has no value.
+    jacobian : callable, optional
+        ``(t, theta) -> (P, P)`` with entries df_i/dtheta_j.
+    jvp : callable, optional
+        ``(t, theta, vector) -> (P,)``, the Jacobian times a vector.
+    time_derivative : callable, optional
+        ``(t, theta) -> (P,)``, df/dt at fixed theta; None for an autonomous field.
+    symmetric : bool
+        Whether the Jacobian is symmetric.
+    branch : callable, optional
+        ``theta -> int``; a label that no continuous trajectory can change.
+    """
+
+    function: Callable[[float, Tensor], Tensor]
+    jacobian: Callable[[float, Tensor], Tensor] | None = None
+    jvp: Callable[[float, Tensor, Tensor], Tensor] | None = None
+    time_derivative: Callable[[float, Tensor], Tensor] | None = None
+    symmetric: bool = False
+    branch: Callable[[Tensor], int] | None = None
+
+    def __call__(self, t: float, theta: Tensor) -> Tensor:
+        """The field's value (P,)."""
+        return self.function(t, theta)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a method is asked to do.
+
+    Attributes
+    ----------
+    t_end : float
+        Never to be passed; may be infinite.
+    rtol, atol : float
+        Tolerances of the RMS norm, already tightened.
+    step_size : float or None
+        Step of a fixed-step method.
+    first_step : float or None
+        First trial step of an adaptive method; None lets the method choose.
+    landings : tuple of float
+        Increasing times that a method with poor dense output must step onto.
+    """
+
+    t_end: float
+    rtol: float = 1e-6
+    atol: float = 1e-9
+    step_size: float | None = None
+    first_step: float | None = None
+    landings: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One trial step: the error ratio is NaN where the method does not tell it."""
+
+    t: float
+    dt: float
+    error_ratio: float
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """One accepted step from (t0, theta0) to (t1, theta1) with dense output between."""
+
+    t0: float
+    t1: float
+    theta0: Tensor
+    theta1: Tensor
+    interpolate: Callable[[Tensor], Tensor]
+    attempts: tuple[Attempt, ...]
+    linear_solves: int = 0
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What a user needs to know to choose a method.
+
+    Attributes
+    ----------
+    name : str
+        ``"backend:method"``.
+    order : int or None
+        Order of convergence; None if it varies.
+    dense_order : int or None
+        Order of the dense output.
+    adaptive : bool
+        Whether the step follows the tolerance.
+    implicit : bool
+        Whether stiff problems are no obstacle.
+    any_device : bool
+        Whether tensors stay on their device.
+    tightening : float
+        Factor on the user's rtol and atol, from the measurements below.
+    error_at_end, error_between : float or None
+        Measured largest RMS of error / (atol + rtol |theta|), after tightening, over the named
+        non-expansive problems (``tests/contracts``) at rtol 1e-3, 1e-6 and 1e-9: at the end of the
+        interval and at 100 times between.
+    lands : bool
+        Whether the driver makes the method step onto the saves.
+    evaluations : float
+        Typical field evaluations of a step.
+    advice : str
+        When to use it.
+    source : str
+        Literature reference.
+    """
+
+    name: str
+    order: int | None
+    dense_order: int | None
+    adaptive: bool
+    implicit: bool
+    any_device: bool
+    advice: str
+    source: str
+    evaluations: float
+    tightening: float = 1.0
+    error_at_end: float | None = None
+    error_between: float | None = None
+    lands: bool = False
+
+
+class Method(ABC):
+    """An integration method; see the module's contract."""
+
+    info: MethodInfo
+
+    @abstractmethod
+    def init(self, field: Field, t: float, theta: Tensor, settings: Settings) -> Any:
+        """The state at (t, theta); may evaluate the field."""
+
+    @abstractmethod
+    def step(self, field: Field, state: Any) -> tuple[Any, Step]:
+        """The next state and the accepted step that led to it."""
+
+
+def hermite(
+    t0: float, t1: float, theta0: Tensor, theta1: Tensor, f0: Tensor, f1: Callable[[], Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """Cubic Hermite interpolant; `f1` is called only if it is evaluated."""
+
+    def interpolate(times: Tensor) -> Tensor:
+        x = ((times - t0) / (t1 - t0)).to(theta0.dtype)[:, None]
+        dt, change = t1 - t0, theta1 - theta0
+        bend = (1 - x) * (dt * f0 - change) + x * (change - dt * f1())
+        return theta0 + x * change + x * (1 - x) * bend
+
+    return interpolate

@@ -1,0 +1,414 @@
+"""The loop around every method: saves, stopping rules, budgets, retries and the verdict."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field as default, replace
+from typing import Any, Protocol
+
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+
+from gflow.integrators.base import Attempt, Breakdown, Field, Halt, Method, Settings, Step
+from gflow.status import Status
+
+SHRINK = 0.25
+"""Factor on the reach of a failed attempt for the next first step."""
+MAX_RETRIES = 400
+"""Failed attempts of one run after which the verdict is given."""
+BLOW_UP = 1e10
+"""Growth of |theta| (relative to 1 + |theta0|) at which a trajectory counts as diverged."""
+GROWING = 1e4
+"""The same, where a trajectory ends in a failure."""
+SNAP = 1e-12
+"""Fraction of a step within which a time counts as the step's end."""
+
+
+class Observer(Protocol):
+    """Sees every accepted step, in order."""
+
+    def observe(self, step: Step, nfe: int) -> None:
+        """Called once per accepted step; `nfe` counts the field evaluations so far."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A stopping rule that the trajectory itself meets.
+
+    Attributes
+    ----------
+    status : Status
+    excess : callable
+        ``(t, theta) -> float``; the run ends where it first becomes <= 0, located on the dense
+        output.
+    """
+
+    status: Status
+    excess: Callable[[float, Tensor], float]
+
+
+@dataclass(frozen=True)
+class LoggedStep:
+    """One attempt, and the totals after the accepted step that it led to."""
+
+    attempt: Attempt
+    nfe: int
+    hessians: int
+    linear_solves: int
+
+
+@dataclass
+class Path:
+    """Dense output of a whole trajectory, callable at any time of it."""
+
+    steps: list[Step] = default(default_factory=list)
+
+    def observe(self, step: Step, nfe: int) -> None:
+        """Keep the step."""
+        self.steps.append(step)
+
+    def __call__(self, times: Tensor) -> Tensor:
+        """Theta at times (k,) within the trajectory, shape (k, P)."""
+        return _evaluate(self.steps, times)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What an integration produced, whether or not it reached its end.
+
+    Attributes
+    ----------
+    t : Tensor, shape (T,)
+        The saved times; the last one is where the run ended.
+    theta : Tensor, shape (T, P)
+    status : Status
+    message : str
+        The verdict in sentences.
+    log : list of LoggedStep
+    nfe, hessians, linear_solves : int
+    wall_seconds : float
+    method : str
+    path : Path or None
+        Dense output, if asked for.
+    """
+
+    t: Tensor
+    theta: Tensor
+    status: Status
+    message: str
+    log: list[LoggedStep]
+    nfe: int
+    hessians: int
+    linear_solves: int
+    wall_seconds: float
+    method: str
+    path: Path | None = None
+
+    @property
+    def accepted(self) -> int:
+        """Number of accepted steps."""
+        return sum(entry.attempt.accepted for entry in self.log)
+
+    @property
+    def rejected(self) -> int:
+        """Number of rejected steps."""
+        return len(self.log) - self.accepted
+
+
+class Saver:
+    """Evaluates the requested times on the dense output of each step."""
+
+    def __init__(self, times: Tensor, theta0: Tensor) -> None:
+        self.pending = times[times > 0]
+        self.t = [times.new_zeros(1)]
+        self.theta = [theta0[None]]
+
+    def observe(self, step: Step, nfe: int) -> None:
+        """Save what falls into the step."""
+        count = int(torch.searchsorted(self.pending, step.t1, right=True))
+        if count:
+            due, self.pending = self.pending[:count], self.pending[count:]
+            self._append(due, _evaluate([step], due))
+
+    def finish(self, t: float, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the last point, if it is not a save already, and join everything."""
+        if t > float(self.t[-1][-1]):
+            self._append(self.pending.new_tensor([t]), theta[None])
+        return torch.cat(self.t), torch.cat(self.theta)
+
+    def _append(self, t: Tensor, theta: Tensor) -> None:
+        self.t.append(t)
+        self.theta.append(theta)
+
+
+class _Meter:
+    """Counts evaluations, keeps the deadline and refuses values that are not finite."""
+
+    def __init__(self, field: Field, deadline: float) -> None:
+        self.nfe = self.hessians = 0
+        self.furthest = -math.inf
+        self._field, self._deadline = field, deadline
+        jacobian = None if field.jacobian is None else self._jacobian
+        self.field = replace(field, function=self._function, jacobian=jacobian)
+
+    def _function(self, t: float, theta: Tensor) -> Tensor:
+        if time.perf_counter() > self._deadline:
+            raise Halt(Status.WALL_LIMIT)
+        self.nfe += 1
+        self.furthest = max(self.furthest, t)
+        return _finite(self._field(t, theta), t)
+
+    def _jacobian(self, t: float, theta: Tensor) -> Tensor:
+        assert self._field.jacobian is not None
+        self.hessians += 1
+        return _finite(self._field.jacobian(t, theta), t)
+
+
+class _Run:
+    """One integration: the accepted point, the log and the loop."""
+
+    def __init__(self, field: Field, theta0: Tensor, method: Method, settings: Settings) -> None:
+        self.method, self.settings = method, settings
+        self.start = theta0
+        self.t, self.theta = 0.0, theta0
+        self.log: list[LoggedStep] = []
+        self.linear_solves = self.retries = self.failures = 0
+        self.raw = field
+        self.branch = None if field.branch is None else field.branch(theta0)
+
+    def loop(
+        self,
+        meter: _Meter,
+        targets: Sequence[Target],
+        max_steps: int,
+        observers: Sequence[Observer],
+    ) -> tuple[Status, str]:
+        """Step until a verdict is due."""
+        state, first_step = None, self.settings.first_step
+        try:
+            if met := self._met(targets):
+                return met, ""
+            while self.t < self.settings.t_end:
+                if len(self.log) >= max_steps:
+                    return Status.STEP_LIMIT, ""
+                meter.furthest = self.t
+                try:
+                    if state is None:
+                        state = self._init(meter.field, first_step)
+                    state, step = self.method.step(meter.field, state)
+                    self._check_branch(step)
+                except Breakdown as breakdown:
+                    retry = self._retry(breakdown, meter.furthest)
+                    if retry is None:
+                        return self._verdict(breakdown)
+                    state, first_step = None, retry
+                    continue
+                status, step = self._locate(targets, step)
+                self._accept(step, meter, observers)
+                if status is not None:
+                    return status, ""
+                if self._growth() > BLOW_UP:
+                    return Status.DIVERGED, f"|theta| grew by a factor of {self._growth():.3g}"
+        except Halt as halt:
+            return halt.status, ""
+        except KeyboardInterrupt:
+            return Status.INTERRUPTED, ""
+        return Status.T_END, ""
+
+    def _init(self, field: Field, first_step: float | None) -> Any:
+        left = self.settings.t_end - self.t
+        first = None if first_step is None else min(first_step, left)
+        return self.method.init(field, self.t, self.theta, replace(self.settings, first_step=first))
+
+    def _accept(self, step: Step, meter: _Meter, observers: Sequence[Observer]) -> None:
+        self.failures = 0
+        self.t, self.theta = step.t1, step.theta1
+        self.linear_solves += step.linear_solves
+        self.log.extend(
+            LoggedStep(a, meter.nfe, meter.hessians, self.linear_solves) for a in step.attempts
+        )
+        for observer in observers:
+            observer.observe(step, meter.nfe)
+
+    def _check_branch(self, step: Step) -> None:
+        if self.raw.branch is not None and self.raw.branch(step.theta1) != self.branch:
+            raise Breakdown(
+                Status.EQUILIBRIUM_LOST,
+                f"the step to t = {step.t1:.6g} left the branch of solutions it started on",
+            )
+
+    def _retry(self, breakdown: Breakdown, furthest: float) -> float | None:
+        """The next first step, or None if a smaller step cannot help."""
+        self.retries += 1
+        self.failures += 1
+        reach = furthest - self.t
+        if not reach > 0:
+            reach = self.log[-1].attempt.dt if self.log else 0.0
+        dt = SHRINK**self.failures * reach if reach > 0 else 0.0
+        hopeless = not breakdown.retry or not self.method.info.adaptive
+        if hopeless or self.retries > MAX_RETRIES or dt <= 4 * math.ulp(self.t) or self._dead():
+            return None
+        attempt = Attempt(self.t, reach, math.nan, False)
+        last = self.log[-1] if self.log else LoggedStep(attempt, 0, 0, 0)
+        self.log.append(replace(last, attempt=attempt))
+        return dt
+
+    def _dead(self) -> bool:
+        """Whether the field has no value at the accepted point itself."""
+        try:
+            _finite(self.raw(self.t, self.theta), self.t)
+        except Breakdown:
+            return True
+        return False
+
+    def _verdict(self, breakdown: Breakdown) -> tuple[Status, str]:
+        status = breakdown.status
+        if status is not Status.EQUILIBRIUM_LOST and self._growth() > GROWING:
+            status = Status.DIVERGED
+        if status is Status.NONFINITE and self.t == 0 and self._dead():
+            status = Status.NONFINITE_START
+        return status, breakdown.reason
+
+    def _growth(self) -> float:
+        return float(self.theta.abs().max()) / (1.0 + float(self.start.abs().max()))
+
+    def _met(self, targets: Sequence[Target]) -> Status | None:
+        try:
+            met = (x.status for x in targets if x.excess(self.t, self.theta) <= 0)
+            return next(met, None)
+        except Breakdown:
+            return None
+
+    def _locate(self, targets: Sequence[Target], step: Step) -> tuple[Status | None, Step]:
+        """Cut the step where the first target is met within it."""
+        found: Status | None = None
+        for target in targets:
+            if target.excess(step.t1, step.theta1) > 0:
+                continue
+            found, step = target.status, _cut(step, target)
+        return found, step
+
+    def message(self, status: Status, reason: str, nfe: int) -> str:
+        """The verdict in sentences."""
+        accepted = sum(entry.attempt.accepted for entry in self.log)
+        dt = f", last dt = {self.log[-1].attempt.dt:.3g}" if self.log else ""
+        where = (
+            f"It ended at t = {self.t:.6g} after {accepted} steps "
+            f"({len(self.log) - accepted} rejected{dt}) and {nfe} field evaluations"
+        )
+        return f"{status.sentence} {where}{': ' + reason if reason else ''}."
+
+
+def integrate_field(
+    field: Field,
+    theta0: Tensor,
+    method: Method,
+    settings: Settings,
+    times: Tensor | None = None,
+    *,
+    targets: Sequence[Target] = (),
+    max_steps: int = 1_000_000,
+    wall_seconds: float = math.inf,
+    observers: Sequence[Observer] = (),
+    dense: bool = False,
+) -> Trajectory:
+    """Integrate one field from t = 0; never raises for what happens on the way.
+
+    Parameters
+    ----------
+    field : Field
+    theta0 : Tensor, shape (P,)
+    method : Method
+        From :func:`gflow.integrators.registry.resolve`.
+    settings : Settings
+        The user's tolerances; they are tightened here by the method's factor.
+    times : Tensor, shape (T,), optional
+        Increasing save times in [0, t_end]; 0 and the end are always saved.
+    targets : sequence of Target
+        Stopping rules.
+    max_steps : int
+        Budget of attempts, accepted or not.
+    wall_seconds : float
+        Budget of wall-clock time, checked at every evaluation of the field.
+    observers : sequence of Observer
+        See every accepted step.
+    dense : bool
+        Keep the dense output of the whole trajectory.
+
+    Returns
+    -------
+    Trajectory
+    """
+    began = time.perf_counter()
+    times = theta0.new_zeros(1, dtype=torch.float64) if times is None else times.cpu().double()
+    factor = method.info.tightening
+    landings = tuple(times.tolist()) if method.info.lands else ()
+    tightened = replace(
+        settings, rtol=settings.rtol * factor, atol=settings.atol * factor, landings=landings
+    )
+    run = _Run(field, theta0, method, tightened)
+    meter = _Meter(field, began + wall_seconds)
+    saver, path = Saver(times, theta0), Path()
+    watching = [saver, *([path] if dense else []), *observers]
+    with torch.no_grad():
+        status, reason = run.loop(meter, targets, max_steps, watching)
+    t, theta = saver.finish(run.t, run.theta)
+    return Trajectory(
+        t=t,
+        theta=theta,
+        status=status,
+        message=run.message(status, reason, meter.nfe),
+        log=run.log,
+        nfe=meter.nfe,
+        hessians=meter.hessians,
+        linear_solves=run.linear_solves,
+        wall_seconds=time.perf_counter() - began,
+        method=method.info.name,
+        path=path if dense else None,
+    )
+
+
+def _finite(value: Tensor, t: float) -> Tensor:
+    if bool(torch.isfinite(value).all()):
+        return value
+    place = int(torch.nonzero(~torch.isfinite(value.flatten()))[0])
+    bad = float(value.flatten()[place])
+    raise Breakdown(Status.NONFINITE, f"component {place} of the field is {bad} at t = {t:.6g}")
+
+
+def _cut(step: Step, target: Target) -> Step:
+    """End the step where the target's excess falls to zero."""
+
+    def theta_at(t: float) -> Tensor:
+        return _evaluate([step], torch.tensor([t], dtype=torch.float64))[0]
+
+    if target.excess(step.t0, step.theta0) <= 0:
+        return step
+    span = step.t1 - step.t0
+    t = float(
+        brentq(lambda t: target.excess(t, theta_at(t)), step.t0, step.t1, xtol=1e-9 * span)
+    )
+    theta = theta_at(t)
+    if target.excess(t, theta) > 0:
+        t = min(t + 2e-9 * span, step.t1)
+        theta = theta_at(t)
+    return replace(step, t1=t, theta1=theta)
+
+
+def _evaluate(steps: Sequence[Step], times: Tensor) -> Tensor:
+    """Dense output at times (k,), exact at the ends of steps."""
+    ends = torch.tensor([step.t1 for step in steps], dtype=torch.float64)
+    place = torch.searchsorted(ends, times).clamp(max=len(steps) - 1)
+    theta = steps[0].theta0.new_empty(len(times), steps[0].theta0.shape[-1])
+    for index in place.unique().tolist():
+        step, here = steps[index], place == index
+        x = (times[here] - step.t0) / (step.t1 - step.t0)
+        inside = (x > SNAP) & (x < 1 - SNAP)
+        values = torch.where((x >= 0.5).to(theta.device)[:, None], step.theta1, step.theta0)
+        if bool(inside.any()):
+            values[inside] = step.interpolate(times[here][inside].to(theta.device))
+        theta[here] = values
+    return theta

@@ -1,0 +1,115 @@
+"""What a model owes to the rest of gflow.
+
+Contract
+--------
+1. A model holds no parameters: it is a pure function of a flat ``theta`` with any leading batch
+   shape ``(..., P)`` and of inputs ``x (n, d)``.
+2. ``equilibrium`` never raises for a value of theta: rows without a unique, finite equilibrium are
+   marked in ``Equilibrium.valid`` and hold NaN.
+3. ``pullback`` is linear in the cotangent dL/dy; the loss belongs to the problem.
+4. ``pullback_jacobian`` and ``pullback_jvp`` differentiate exactly what ``pullback`` returns, for
+   every backward: the field's true Jacobian, a Hessian only for ``exact``.
+5. ``branch`` labels solution branches: a continuous trajectory can never change it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gflow.equilibrium.adjoint import Backward
+
+
+@dataclass(frozen=True)
+class Equilibrium:
+    """The solved fixed point at theta (..., P) for all n inputs.
+
+    Attributes
+    ----------
+    theta : Tensor, shape (..., P)
+    output : Tensor, shape (..., n)
+        The prediction y.
+    preactivation : Tensor, shape (..., n)
+        s with y = sigma(s); the warm start of the next solve.
+    slope : Tensor, broadcastable to (..., n)
+        sigma'(s).
+    valid : Tensor of bool, shape (...)
+        Whether the equilibrium exists, is unique and was reached.
+    """
+
+    theta: Tensor
+    output: Tensor
+    preactivation: Tensor
+    slope: Tensor
+    valid: Tensor
+
+
+class Model(ABC):
+    """A DEQ: parameters and an input define an output by a fixed-point equation."""
+
+    name: str
+    dim: int
+
+    @property
+    @abstractmethod
+    def parameter_names(self) -> tuple[str, ...]:
+        """Labels of the flat theta, length P."""
+
+    @property
+    def n_parameters(self) -> int:
+        """P, the length of theta."""
+        return len(self.parameter_names)
+
+    @abstractmethod
+    def equilibrium(self, theta: Tensor, x: Tensor, warm: Tensor | None = None) -> Equilibrium:
+        """Solve the fixed point; `warm` (..., n) is a first guess of the preactivation."""
+
+    @abstractmethod
+    def residual(self, equilibrium: Equilibrium, x: Tensor) -> Tensor:
+        """Largest residual of the original equation over the inputs, shape (...)."""
+
+    @abstractmethod
+    def conditioning(self, equilibrium: Equilibrium) -> Tensor:
+        """Smallest \\|1 - J\\| over the inputs, shape (...); 0 where the gradient is singular."""
+
+    @abstractmethod
+    def pullback(
+        self, equilibrium: Equilibrium, x: Tensor, cotangent: Tensor, backward: Backward
+    ) -> Tensor:
+        """Sum over inputs of cotangent * dy/dtheta, shape (..., P)."""
+
+    @abstractmethod
+    def pullback_jacobian(
+        self, equilibrium: Equilibrium, x: Tensor, first: Tensor, second: Tensor, backward: Backward
+    ) -> Tensor:
+        """Jacobian (..., P, P) of the pullback with first = dL/dy and second = d2L/dy2."""
+
+    @abstractmethod
+    def pullback_jvp(
+        self,
+        equilibrium: Equilibrium,
+        x: Tensor,
+        first: Tensor,
+        second: Tensor,
+        backward: Backward,
+        vector: Tensor,
+    ) -> Tensor:
+        """The product of that Jacobian with a vector (..., P), without forming it."""
+
+    @abstractmethod
+    def branch(self, theta: Tensor) -> Tensor:
+        """Integer label (...) of the solution branch."""
+
+    @abstractmethod
+    def sphere_radius(self, theta: Tensor) -> Tensor:
+        """Distance (...) to the centre of the model's conserved sphere, or what stands for it."""
+
+    @abstractmethod
+    def singular_distance(self, theta: Tensor) -> Tensor:
+        """Distance (...) to the nearest theta at which the equilibrium may be lost."""
+
+    @abstractmethod
+    def explain_loss_of_equilibrium(self, theta: Tensor) -> str:
+        """One sentence on why one theta (P,) has no valid equilibrium."""

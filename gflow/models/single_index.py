@@ -1,0 +1,199 @@
+"""Single-index DEQ: y = sigma(theta1 . x + theta2 y), [DR] section 4.
+
+With s = theta1 . x + theta2 y, J = theta2 sigma'(s), r = 1 / (1 - J) and W = (x, y):
+
+* implicit gradient (exact): dy/dtheta = sigma' r W;
+* ds/dtheta = r W, the derivative of the preactivation;
+* with another backward B(J), the pullback is sum_i c_i sigma'_i B(J_i) W_i; its Jacobian is
+  derived in :meth:`SingleIndexDEQ._curvature`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gflow.equilibrium.adjoint import Backward
+from gflow.equilibrium.solvers import Jet, safeguarded_newton
+from gflow.errors import ProblemError
+from gflow.models.activations import Activation, parse_activation
+from gflow.models.base import Equilibrium, Model
+
+
+class SingleIndexDEQ(Model):
+    """A DEQ with a scalar equilibrium per sample.
+
+    Parameters
+    ----------
+    dim : int
+        Length d of the inputs; theta has P = d + 1 entries, theta1 and then theta2.
+    activation : str or Activation
+        A name of :mod:`gflow.models.activations`.
+
+    Raises
+    ------
+    ProblemError
+        If `dim` is not a positive integer or the activation is unknown.
+
+    Notes
+    -----
+    The fixed point is unique while 1 - theta2 sigma' keeps one sign on the whole real line: while
+    theta2 sup sigma' < 1 and theta2 inf sigma' < 1 (and, on a second branch that only activations
+    with inf sigma' > 0 have, while both exceed 1). Elsewhere `Equilibrium.valid` is False, even
+    where the samples at hand would still have one root each: a branch is never chosen silently.
+    """
+
+    name = "single_index"
+
+    def __init__(self, dim: int, activation: str | Activation = "tanh") -> None:
+        if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
+            raise ProblemError(f"dim is {dim!r}; it must be a positive integer, the input's length.")
+        self.dim = dim
+        self.activation = parse_activation(activation)
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(dim={self.dim}, activation="{self.activation.name}")'
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """``theta1[0]`` to ``theta1[d-1]`` and ``theta2``."""
+        return (*(f"theta1[{i}]" for i in range(self.dim)), "theta2")
+
+    def _slope_bounds(self, theta2: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of 1 - theta2 sigma' over the real line, shape of `theta2`."""
+        ends = 1.0 - theta2 * self.activation.slope_min, 1.0 - theta2 * self.activation.slope_max
+        return torch.minimum(*ends), torch.maximum(*ends)
+
+    def admissible(self, theta: Tensor) -> Tensor:
+        """Whether theta (..., P) is finite and its equilibrium unique, shape (...)."""
+        low, high = self._slope_bounds(theta[..., -1])
+        return torch.isfinite(theta).all(-1) & (low * high > 0)
+
+    def equilibrium(self, theta: Tensor, x: Tensor, warm: Tensor | None = None) -> Equilibrium:
+        """Solve F(s) = s - theta1.x - theta2 sigma(s) = 0 by a safeguarded Newton in s."""
+        valid = self.admissible(theta)
+        safe = theta if bool(valid.all()) else torch.where(valid[..., None], theta, 0.0)
+        linear, theta2 = safe[..., :-1] @ x.T, safe[..., -1:]
+        start = linear if warm is None else torch.where(torch.isfinite(warm), warm, linear)
+        rounding = 8.0 * torch.finfo(theta.dtype).eps
+        scale = rounding * (1.0 + linear.abs())
+
+        def residual(s: Tensor) -> tuple[Tensor, Tensor, Jet]:
+            value, slope = jet = self.activation.jet(s, 1)
+            return s - linear - theta2 * value, 1.0 - theta2 * slope, jet
+
+        root = safeguarded_newton(
+            residual, start, *self._slope_bounds(theta2), lambda s: scale + rounding * s.abs()
+        )
+        output, slope = root.jet
+        if not root.converged:
+            gap, allowed = residual(root.point)[0].abs(), 1e4 * (scale + rounding * root.point.abs())
+            valid = valid & (gap <= allowed).all(-1)
+        if safe is not theta or not root.converged:
+            output = torch.where(valid[..., None], output, torch.nan)
+        return Equilibrium(theta, output, root.point, slope, valid)
+
+    def residual(self, equilibrium: Equilibrium, x: Tensor) -> Tensor:
+        """max_i |y_i - sigma(theta1 . x_i + theta2 y_i)|."""
+        theta, output = equilibrium.theta, equilibrium.output
+        s = theta[..., :-1] @ x.T + theta[..., -1:] * output
+        return (output - self.activation(s)).abs().amax(-1)
+
+    def conditioning(self, equilibrium: Equilibrium) -> Tensor:
+        """min_i |1 - theta2 sigma'(s_i)|, NaN where the equilibrium is not valid."""
+        smallest = (1.0 - equilibrium.theta[..., -1:] * equilibrium.slope).abs().amin(-1)
+        return torch.where(equilibrium.valid, smallest, torch.nan)
+
+    def pullback(
+        self, equilibrium: Equilibrium, x: Tensor, cotangent: Tensor, backward: Backward
+    ) -> Tensor:
+        """Sum_i c_i sigma'_i B(J_i) (x_i, y_i)."""
+        jacobian = equilibrium.theta[..., -1:] * equilibrium.slope
+        return _weighted(
+            cotangent * equilibrium.slope * backward.factor(jacobian), equilibrium.output, x
+        )
+
+    def pullback_jacobian(
+        self, equilibrium: Equilibrium, x: Tensor, first: Tensor, second: Tensor, backward: Backward
+    ) -> Tensor:
+        """Sum_i alpha W W^T + beta W e_P^T + gamma e_P W^T, shape (..., P, P)."""
+        alpha, beta, gamma = self._curvature(equilibrium, first, second, backward)
+        output = equilibrium.output
+        features = torch.cat([x.expand(*output.shape, self.dim), output[..., None]], dim=-1)
+        matrix = (features * alpha[..., None]).transpose(-1, -2) @ features
+        matrix[..., :, -1] += _weighted(beta, output, x)
+        matrix[..., -1, :] += _weighted(gamma, output, x)
+        return matrix
+
+    def pullback_jvp(
+        self,
+        equilibrium: Equilibrium,
+        x: Tensor,
+        first: Tensor,
+        second: Tensor,
+        backward: Backward,
+        vector: Tensor,
+    ) -> Tensor:
+        """The same applied to a vector: two passes over the data, no P x P matrix."""
+        alpha, beta, gamma = self._curvature(equilibrium, first, second, backward)
+        output = equilibrium.output
+        along = vector[..., :-1] @ x.T + vector[..., -1:] * output
+        product = _weighted(alpha * along + beta * vector[..., -1:], output, x)
+        product[..., -1] += (gamma * along).sum(-1)
+        return product
+
+    def _curvature(
+        self, equilibrium: Equilibrium, first: Tensor, second: Tensor, backward: Backward
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Per-sample weights of W W^T, W e_P^T and e_P W^T in the pullback's Jacobian.
+
+        With w = sigma' B(J), differentiate c w W: dc = c2 sigma' r W, dW = e_P sigma' r W,
+        dw = (sigma'' r B + sigma' B' theta2 sigma'' r) W + sigma'^2 B' e_P.
+        """
+        theta2, slope = equilibrium.theta[..., -1:], equilibrium.slope
+        curvature = self.activation.jet(equilibrium.preactivation, 2)[2]
+        jacobian = theta2 * slope
+        inverse = 1.0 / (1.0 - jacobian)
+        factor, derivative = backward.factor(jacobian), backward.derivative(jacobian)
+        bend = curvature * inverse * (factor + jacobian * derivative)
+        alpha = second * slope * inverse * slope * factor + first * bend
+        beta = first * slope * slope * derivative
+        gamma = first * slope * factor * slope * inverse
+        return alpha, beta, gamma
+
+    def branch(self, theta: Tensor) -> Tensor:
+        """The sign of 1 - theta2 sigma' where it is one, 0 elsewhere."""
+        low, high = self._slope_bounds(theta[..., -1])
+        return torch.where(low * high > 0, torch.sign(low), 0.0)
+
+    def sphere_radius(self, theta: Tensor) -> Tensor:
+        """R = sqrt(|theta1|^2 + (1 - theta2)^2); conserved for the identity only ([DR] Thm 3.1)."""
+        offset = theta.clone()
+        offset[..., -1] -= 1.0
+        return torch.linalg.vector_norm(offset, dim=-1)
+
+    def singular_distance(self, theta: Tensor) -> Tensor:
+        """Distance in theta2 to the edge of the region where the fixed point is unique."""
+        theta2, activation = theta[..., -1], self.activation
+        upper = 1.0 / activation.slope_max - theta2
+        if activation.slope_min >= 0:
+            return upper.abs()
+        return torch.minimum(upper, theta2 - 1.0 / activation.slope_min).abs()
+
+    def explain_loss_of_equilibrium(self, theta: Tensor) -> str:
+        """Name the bound that theta2 violates."""
+        if not bool(torch.isfinite(theta).all()):
+            return "theta is not finite"
+        theta2, name = float(theta[..., -1]), self.activation.name
+        if not bool(self.admissible(theta)):
+            low, high = (float(bound) for bound in self._slope_bounds(theta[..., -1]))
+            return (
+                f"at theta2 = {theta2:.6g} the slope 1 - theta2 sigma' of the fixed-point equation "
+                f"runs from {low:.3g} to {high:.3g}, so the {name} DEQ has no unique fixed point"
+            )
+        return f"Newton's iteration did not reach the fixed point at theta2 = {theta2:.6g}"
+
+
+def _weighted(weights: Tensor, output: Tensor, x: Tensor) -> Tensor:
+    """Sum_i weights_i (x_i, y_i), shape (..., P)."""
+    return torch.cat([weights @ x, (weights * output).sum(-1, keepdim=True)], dim=-1)

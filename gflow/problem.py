@@ -1,0 +1,311 @@
+"""A problem: model + data + loss over a flat theta."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gflow.equilibrium.adjoint import Backward, parse_backward
+from gflow.errors import EquilibriumError, ProblemError
+from gflow.models.base import Equilibrium, Model
+
+ArrayLike = Any
+"""Whatever :func:`numpy.asarray` reads, or a torch tensor."""
+
+CHUNK = 2**21
+"""Elements (batch x samples) evaluated at once; bounds the memory of a batched call."""
+
+EXACT = parse_backward("exact")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss and gradient at theta (..., P).
+
+    Attributes
+    ----------
+    loss : Tensor, shape (...)
+    gradient : Tensor, shape (..., P)
+        What the chosen backward gives; the gradient of the loss only for ``exact``.
+    equilibrium : Equilibrium
+        Carries the warm start of the next evaluation.
+    """
+
+    loss: Tensor
+    gradient: Tensor
+    equilibrium: Equilibrium
+
+
+class Problem:
+    """Mean squared error (1/n) sum_i (y(x_i) - y_i)^2, without 1/2, of a model on data.
+
+    Every method takes one theta (P,) or a batch (B, P). Where the equilibrium does not exist or is
+    not unique, one theta raises :class:`gflow.errors.EquilibriumError` and a batch holds NaN.
+
+    Parameters
+    ----------
+    model : Model
+        E.g. ``LinearDEQ(dim=1)``.
+    x : array, shape (n, d)
+        Inputs; a vector is read as (n, 1).
+    y : array, shape (n,)
+        Targets.
+    backward : str
+        How the implicit gradient is formed, see :mod:`gflow.equilibrium.adjoint`.
+    dtype : torch.dtype or str
+        ``float64`` (default) or ``float32``.
+    device : str or torch.device
+        E.g. ``"cpu"``, ``"cuda"``.
+    theta_target : array, shape (P,), optional
+        The parameters that generated the data, if known; kept in the dataset.
+
+    Raises
+    ------
+    ProblemError
+        If shapes do not fit, a value is not finite, or the device or dtype cannot be had.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        x: ArrayLike,
+        y: ArrayLike,
+        *,
+        backward: str | Backward = "exact",
+        dtype: torch.dtype | str = torch.float64,
+        device: str | torch.device = "cpu",
+        theta_target: ArrayLike | None = None,
+    ) -> None:
+        self.model = model
+        self.backward = parse_backward(backward)
+        self.dtype = _dtype(dtype)
+        self.device = _device(device)
+        self.x, self.y = self._data(x, y)
+        self.theta_target = None if theta_target is None else self.theta(theta_target)
+
+    @property
+    def n_parameters(self) -> int:
+        """P, the length of theta."""
+        return self.model.n_parameters
+
+    @property
+    def n_samples(self) -> int:
+        """n, the number of samples."""
+        return int(self.x.shape[0])
+
+    def on(self, x: ArrayLike, y: ArrayLike) -> Problem:
+        """The same problem on other data, e.g. an evaluation set."""
+        return Problem(
+            self.model, x, y, backward=self.backward, dtype=self.dtype, device=self.device
+        )
+
+    def theta(self, value: ArrayLike) -> Tensor:
+        """Read parameters (P,) or (B, P) onto the problem's device.
+
+        Raises
+        ------
+        ProblemError
+            If the last dimension is not P or there are more than two.
+        """
+        tensor = _tensor(value, "theta", self.dtype, self.device)
+        if tensor.ndim not in (1, 2) or tensor.shape[-1] != self.n_parameters:
+            raise ProblemError(
+                f"theta has shape {tuple(tensor.shape)}; {self.model!r} needs (P,) or (B, P) with "
+                f"P = {self.n_parameters}: {', '.join(_abbreviate(self.model.parameter_names))}."
+            )
+        return tensor
+
+    def predict(self, theta: ArrayLike, x: ArrayLike | None = None) -> Tensor:
+        """The model's output at the problem's inputs or at others, shape (n,) or (B, n)."""
+        inputs = self.x if x is None else self._inputs(x)
+        return self._each(theta, lambda t: self._checked(t, inputs, None).output)
+
+    def loss(self, theta: ArrayLike) -> Tensor:
+        """Mean squared error, shape () or (B,)."""
+        return self._each(theta, lambda t: self._loss(self._checked(t, self.x, None)))
+
+    def gradient(self, theta: ArrayLike, backward: str | Backward | None = None) -> Tensor:
+        """The gradient that `backward` (default: the problem's) gives, shape (P,) or (B, P)."""
+        chosen = self.backward if backward is None else parse_backward(backward)
+        return self._each(theta, lambda t: self._pullback(self._checked(t, self.x, None), chosen))
+
+    def loss_and_gradient(self, theta: ArrayLike) -> tuple[Tensor, Tensor]:
+        """Both for one equilibrium solve."""
+        tensor = self.theta(theta)
+        parts = [self.evaluate(t) for t in self._chunks(tensor)]
+        self._raise_if_lost(tensor, [part.equilibrium for part in parts])
+        return _join([p.loss for p in parts]), _join([p.gradient for p in parts])
+
+    def hessian(self, theta: ArrayLike) -> Tensor:
+        """Exact Hessian of the loss, shape (P, P) or (B, P, P), whatever the backward."""
+        return self.jacobian(theta, EXACT)
+
+    def hvp(self, theta: ArrayLike, vector: ArrayLike) -> Tensor:
+        """Hessian-vector product without the Hessian, shape of `vector`."""
+        return self.jvp(theta, vector, EXACT)
+
+    def jacobian(self, theta: ArrayLike, backward: str | Backward | None = None) -> Tensor:
+        """Jacobian of :meth:`gradient`; symmetric only for the exact backward."""
+        chosen = self.backward if backward is None else parse_backward(backward)
+
+        def one(t: Tensor) -> Tensor:
+            equilibrium = self._checked(t, self.x, None)
+            first, second = self._loss_derivatives(equilibrium)
+            return self.model.pullback_jacobian(equilibrium, self.x, first, second, chosen)
+
+        return self._each(theta, one, cost=self.n_parameters)
+
+    def jvp(
+        self, theta: ArrayLike, vector: ArrayLike, backward: str | Backward | None = None
+    ) -> Tensor:
+        """Product of :meth:`jacobian` with a vector of theta's shape, without forming it."""
+        chosen = self.backward if backward is None else parse_backward(backward)
+        tensor, along = self.theta(theta), self.theta(vector)
+        if along.shape != tensor.shape:
+            raise ProblemError(
+                f"vector has shape {tuple(along.shape)} but theta {tuple(tensor.shape)}."
+            )
+        equilibrium = self._checked(tensor, self.x, None)
+        first, second = self._loss_derivatives(equilibrium)
+        return self.model.pullback_jvp(equilibrium, self.x, first, second, chosen, along)
+
+    def evaluate(self, theta: Tensor, warm: Tensor | None = None) -> Evaluation:
+        """Loss and gradient from a warm start; never raises for a value of theta.
+
+        Parameters
+        ----------
+        theta : Tensor, shape (P,) or (B, P)
+            On the problem's device, in its dtype.
+        warm : Tensor, shape (n,) or (B, n), optional
+            ``equilibrium.preactivation`` of a nearby theta.
+        """
+        equilibrium = self.model.equilibrium(theta, self.x, warm)
+        error = equilibrium.output - self.y
+        cotangent = error * (2.0 / self.n_samples)
+        gradient = self.model.pullback(equilibrium, self.x, cotangent, self.backward)
+        return Evaluation((error * error).mean(-1), gradient, equilibrium)
+
+    def equilibria(self, theta: Tensor) -> Iterator[Equilibrium]:
+        """Equilibria of a batch (B, P), in chunks of bounded memory; NaN where lost."""
+        for chunk in self._chunks(theta):
+            yield self.model.equilibrium(chunk, self.x)
+
+    def dissipation(self, theta: Tensor) -> Tensor:
+        """The loss's rate of decrease along the flow: grad L . g, shape (B,); NaN where lost."""
+        parts = []
+        for equilibrium in self.equilibria(theta):
+            g = self._pullback(equilibrium, self.backward)
+            exact = g if self.backward.exact else self._pullback(equilibrium, EXACT)
+            parts.append((exact * g).sum(-1))
+        return _join(parts)
+
+    def _loss(self, equilibrium: Equilibrium) -> Tensor:
+        return ((equilibrium.output - self.y) ** 2).mean(-1)
+
+    def _loss_derivatives(self, equilibrium: Equilibrium) -> tuple[Tensor, Tensor]:
+        """dL/dy and d2L/dy2 per sample."""
+        weight = 2.0 / self.n_samples
+        first = weight * (equilibrium.output - self.y)
+        return first, torch.full_like(first, weight)
+
+    def _pullback(self, equilibrium: Equilibrium, backward: Backward) -> Tensor:
+        first, _ = self._loss_derivatives(equilibrium)
+        return self.model.pullback(equilibrium, self.x, first, backward)
+
+    def _checked(self, theta: Tensor, x: Tensor, warm: Tensor | None) -> Equilibrium:
+        equilibrium = self.model.equilibrium(theta, x, warm)
+        self._raise_if_lost(theta, [equilibrium])
+        return equilibrium
+
+    def _raise_if_lost(self, theta: Tensor, equilibria: list[Equilibrium]) -> None:
+        if theta.ndim == 1 and not bool(equilibria[0].valid):
+            raise EquilibriumError(
+                f"No equilibrium: {self.model.explain_loss_of_equilibrium(theta)}. "
+                "Choose a theta inside the region where it is unique."
+            )
+
+    def _each(
+        self, theta: ArrayLike, function: Callable[[Tensor], Tensor], cost: int = 1
+    ) -> Tensor:
+        return _join([function(chunk) for chunk in self._chunks(self.theta(theta), cost)])
+
+    def _chunks(self, theta: Tensor, cost: int = 1) -> Iterator[Tensor]:
+        if theta.ndim == 1:
+            return iter((theta,))
+        return iter(theta.split(max(1, CHUNK // (self.n_samples * cost))))
+
+    def _inputs(self, x: ArrayLike) -> Tensor:
+        inputs = _finite(_tensor(x, "x", self.dtype, self.device), "x")
+        inputs = inputs[:, None] if inputs.ndim == 1 and self.model.dim == 1 else inputs
+        if inputs.ndim != 2 or inputs.shape[1] != self.model.dim or inputs.shape[0] < 1:
+            raise ProblemError(
+                f"x has shape {tuple(inputs.shape)}; {self.model!r} needs (n, d) with n >= 1 "
+                f"and d = {self.model.dim}."
+            )
+        return inputs
+
+    def _data(self, x: ArrayLike, y: ArrayLike) -> tuple[Tensor, Tensor]:
+        inputs = self._inputs(x)
+        targets = _finite(_tensor(y, "y", self.dtype, self.device), "y")
+        if targets.shape != inputs.shape[:1]:
+            raise ProblemError(
+                f"y has shape {tuple(targets.shape)} but x has {inputs.shape[0]} rows; "
+                "y must be a vector with one target per row."
+            )
+        return inputs, targets
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _abbreviate(names: tuple[str, ...]) -> tuple[str, ...]:
+    return names if len(names) <= 4 else (names[0], "...", *names[-2:])
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+    known = {"float64": torch.float64, "float32": torch.float32}
+    found = known.get(dtype) if isinstance(dtype, str) else dtype
+    if found not in known.values():
+        raise ProblemError(f"dtype is {dtype}; it must be float64 or float32.")
+    return found
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ProblemError(
+            f'device "{device}" cannot be used: {reason.rstrip(".")}. Try "cpu".'
+        ) from None
+    return found
+
+
+def _tensor(value: ArrayLike, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    try:
+        array = value.detach() if isinstance(value, Tensor) else torch.from_numpy(
+            np.array(value, dtype=np.float64)
+        )
+    except (TypeError, ValueError) as error:
+        raise ProblemError(f"{name} cannot be read as an array of numbers: {error}.") from None
+    if array.is_complex():
+        raise ProblemError(f"{name} is complex; gflow integrates real parameters.")
+    return array.to(dtype=dtype, device=device)
+
+
+def _finite(tensor: Tensor, name: str) -> Tensor:
+    bad = ~torch.isfinite(tensor)
+    if bool(bad.any()):
+        place = tuple(int(i) for i in torch.nonzero(bad)[0])
+        raise ProblemError(
+            f"{name} has {int(bad.sum())} values that are not finite, the first at {place}; "
+            "remove or fill them."
+        )
+    return tensor

@@ -1,0 +1,55 @@
+"""Why a run ended: one enum, one sentence each."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """The verdict on a trajectory, given by gflow and never by a back-end."""
+
+    T_END = "t_end"
+    LOSS = "loss"
+    GRADIENT_NORM = "gradient_norm"
+    STEADY_STATE = "steady_state"
+    STEP_LIMIT = "step_limit"
+    WALL_LIMIT = "wall_limit"
+    INTERRUPTED = "interrupted"
+    NONFINITE_START = "nonfinite_start"
+    NONFINITE = "nonfinite"
+    DIVERGED = "diverged"
+    EQUILIBRIUM_LOST = "equilibrium_lost"
+    STEP_UNDERFLOW = "step_underflow"
+    METHOD_FAILED = "method_failed"
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run ended where it was asked to."""
+        return self in (Status.T_END, Status.LOSS, Status.GRADIENT_NORM, Status.STEADY_STATE)
+
+    @property
+    def sentence(self) -> str:
+        """What happened and what to try."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Status.T_END: "The run reached t_end.",
+    Status.LOSS: "The loss reached its stopping value.",
+    Status.GRADIENT_NORM: "The gradient norm reached its stopping value.",
+    Status.STEADY_STATE: "The trajectory reached a steady state.",
+    Status.STEP_LIMIT: "The step limit was reached before t_end; raise max_steps, loosen rtol, or "
+    "take a method for stiff problems.",
+    Status.WALL_LIMIT: "The wall-clock limit was reached before t_end; raise wall_seconds, loosen "
+    "rtol, or take a method for stiff problems.",
+    Status.INTERRUPTED: "The run was interrupted; everything up to then is kept.",
+    Status.NONFINITE_START: "The field is not finite at the start; check the data, the start and "
+    "the loss there.",
+    Status.NONFINITE: "The field is not finite beyond this point; the last finite state is kept.",
+    Status.DIVERGED: "The trajectory diverged: theta grows without bound.",
+    Status.EQUILIBRIUM_LOST: "The equilibrium is lost: beyond this point the fixed point does not "
+    "exist or is not unique.",
+    Status.STEP_UNDERFLOW: "The step size fell below rounding: the field is singular or "
+    "discontinuous there, or the tolerance is below what rounding allows.",
+    Status.METHOD_FAILED: "The integrator gave up; try another method or a smaller step.",
+}

@@ -1,0 +1,59 @@
+"""Where a run is saved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from gflow.errors import ProblemError
+
+DECADES = 5
+"""Decades below t_end that logarithmic spacing covers."""
+
+
+def save_times(
+    times: int | Sequence[float] | np.ndarray, t_end: float, spacing: str = "linear"
+) -> np.ndarray:
+    """Times at which a flow is saved, from 0 to t_end.
+
+    Parameters
+    ----------
+    times : int or sequence of float
+        How many times (0 and t_end among them), or the times themselves, increasing.
+    t_end : float
+        Finite if `times` is a count.
+    spacing : str
+        For a count: ``linear``, or ``log`` for 0 and then equal ratios from 1e-5 t_end to t_end.
+
+    Raises
+    ------
+    ProblemError
+        If the times are no increasing numbers in [0, t_end], or the spacing is unknown.
+    """
+    if spacing not in ("linear", "log"):
+        raise ProblemError(f'spacing is "{spacing}"; it must be linear or log.')
+    if isinstance(times, int | np.integer) and not isinstance(times, bool):
+        return _spaced(int(times), t_end, spacing)
+    try:
+        explicit = np.array(times, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ProblemError(f"times is {times!r}; it must be a count or a list of times.") from None
+    usable = explicit.ndim == 1 and explicit.size > 0 and bool(np.isfinite(explicit).all())
+    if not usable or explicit[0] < 0 or bool((np.diff(explicit) <= 0).any()):
+        raise ProblemError("times must be a count, or increasing finite times from 0 on.")
+    if explicit[-1] > t_end:
+        raise ProblemError(f"times ends at {explicit[-1]:g}, beyond t_end = {t_end:g}.")
+    return explicit
+
+
+def _spaced(count: int, t_end: float, spacing: str) -> np.ndarray:
+    if count < 2:
+        raise ProblemError(f"times is {count}; at least 2 saves are needed, the start and the end.")
+    if not math.isfinite(t_end):
+        raise ProblemError("a count of times needs a finite t_end.")
+    if spacing == "linear":
+        return np.linspace(0.0, t_end, count)
+    later = np.geomspace(t_end * 10.0**-DECADES, t_end, count - 1) if count > 2 else [t_end]
+    return np.concatenate([[0.0], later])
