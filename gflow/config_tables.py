@@ -1,0 +1,248 @@
+"""The tables of a configuration, each a class, each key a field with the command line's help."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from gflow.config_values import (
+    Activation,
+    Backward,
+    Columns,
+    Count,
+    CountOrZero,
+    EndTime,
+    Fraction,
+    NonNegative,
+    Parameters,
+    Positive,
+    Seed,
+    Several,
+    Spacing,
+    StepSizes,
+    Text,
+    Times,
+    Tolerance,
+)
+
+
+def raise_if(*checks: tuple[bool, str]) -> None:
+    """Raise one ValueError with the sentence of every pair that is true."""
+    wrong = [sentence for is_wrong, sentence in checks if is_wrong]
+    if wrong:
+        raise ValueError("\n".join(wrong))
+
+
+class Table(BaseModel):
+    """A table of the file: immutable, of known keys only, with no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Model(Table):
+    """The deep equilibrium model."""
+
+    kind: Literal["linear", "single_index"] = Field(
+        default="single_index", description="family of the model"
+    )
+    dim: Count | None = Field(
+        default=None, description="number of inputs d (none: that of the data)"
+    )
+    activation: Activation = Field(default="tanh", description="activation of a single-index model")
+    backward: Backward = Field(default="exact", description="how the implicit gradient is formed")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        idle = self.kind == "linear" and self.activation not in ("tanh", "identity")
+        raise_if(
+            (idle, 'model.activation has no meaning with model.kind = "linear"; leave it out.')
+        )
+        return self
+
+
+class TeacherData(Table):
+    """Inputs drawn at random, targets predicted by the model at known parameters."""
+
+    source: Literal["teacher"] = Field(description="where the data come from")
+    distribution: Literal["normal", "uniform"] = Field(
+        default="normal", description="distribution of each input: standard normal, or uniform"
+    )
+    low: float = Field(
+        default=0.0, description="lower end of the uniform distribution (input units)"
+    )
+    high: float = Field(
+        default=1.0, description="upper end of the uniform distribution (input units)"
+    )
+    samples: Count = Field(description="number of training samples")
+    seed: Seed = Field(description="seed of the teacher's draws, or of a file's hold-out")
+    theta: Parameters | None = Field(
+        None,
+        description="the teacher's dim + 1 parameters (none: a random unit theta1, theta2 = 0)",
+    )
+    noise: NonNegative = Field(
+        default=0.0,
+        description="standard deviation of noise on the training targets (target units)",
+    )
+    evaluation_samples: CountOrZero = Field(
+        default=0, description="number of samples drawn for evaluation"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        uniform = self.distribution == "uniform"
+        idle = not uniform and (self.low, self.high) != (0, 1)
+        raise_if(
+            (idle, 'data.low and data.high need data.distribution = "uniform".'),
+            (uniform and not self.low < self.high, "data.low must lie below data.high."),
+        )
+        return self
+
+
+class FileData(Table):
+    """Columns of a CSV or netCDF file."""
+
+    source: Literal["file"] = Field(description="where the data come from")
+    path: Text = Field(
+        description="file, relative to the configuration's folder; gflow:NAME is a shipped data set"
+    )
+    inputs: Columns = Field(description="columns used as inputs")
+    target: Text = Field(description="column used as target")
+    input_scaling: Literal["none", "standard"] = Field(
+        default="none",
+        description="scaling of each input: none, or to mean 0 and standard deviation 1",
+    )
+    target_scaling: Literal["none", "standard", "range"] = Field(
+        default="none",
+        description="scaling of the target: none, as for inputs, or onto [-0.9, 0.9]",
+    )
+    holdout: Fraction = Field(
+        default=0.0, description="fraction of the rows set aside for evaluation"
+    )
+    seed: Seed = Field(
+        default=0, description="seed of the teacher's draws, or of a file's hold-out"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        raise_if((self.target in self.inputs, "data.target is also one of data.inputs."))
+        return self
+
+
+class Start(Table):
+    """The initial parameters theta0, given or drawn."""
+
+    theta: Parameters | None = Field(default=None, description="initial parameters, dim + 1 values")
+    seed: Seed | None = Field(default=None, description="seed of theta0 = offset + scale * normal")
+    scale: NonNegative = Field(default=0.1, description="standard deviation of a drawn theta0")
+    offset: Parameters | None = Field(default=None, description="mean of a drawn theta0 (none: 0)")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        given, drawn = self.theta is not None, self.seed is not None
+        idle = given and not drawn and (self.scale != 0.1 or self.offset is not None)
+        raise_if(
+            (given and drawn, "start.theta and start.seed are both given; keep one of them."),
+            (not given and not drawn, "[start] is empty; give it start.theta or start.seed."),
+            (idle, "start.scale and start.offset need start.seed; start.theta is used as it is."),
+        )
+        return self
+
+
+class Stop(Table):
+    """Conditions that end a flow before t_end."""
+
+    loss: Positive | None = Field(default=None, description="stop when the loss falls to this")
+    gradient_norm: Positive | None = Field(
+        default=None, description="stop when the norm of the gradient falls to this"
+    )
+    steady_state: bool | Positive = Field(
+        default=False, description="stop at a steady state: true, or its relative threshold"
+    )
+    max_steps: Count | None = Field(default=None, description="stop after this many steps")
+    wall_seconds: Positive | None = Field(
+        default=None, description="stop after this time (seconds)"
+    )
+
+    @property
+    def is_set(self) -> bool:
+        """Whether any condition is given."""
+        return self != Stop()
+
+
+class Flow(Table):
+    """The gradient flow and its integrator."""
+
+    kind: Literal["gradient"] = Field(default="gradient", description="vector field")
+    t_end: EndTime = Field(description="end of the flow (flow time)")
+    method: Text = Field(default="auto", description="integrator; see gflow methods")
+    rtol: Tolerance = Field(default=1e-6, description="relative tolerance")
+    atol: Positive = Field(default=1e-9, description="absolute tolerance (units of theta)")
+    times: Several | Times = Field(
+        default=200, description="number of saves, or the times (flow time)"
+    )
+    spacing: Spacing = Field(
+        default="linear", description="spacing of the saves, where times is a number"
+    )
+    step_size: Positive | None = Field(
+        default=None, description="step of a fixed-step integrator (flow time)"
+    )
+    stop: Stop = Field(default=Stop(), description="conditions that end the flow early")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        endless = math.isinf(self.t_end) and not self.stop.is_set
+        late = isinstance(self.times, tuple) and self.times[-1] > self.t_end
+        raise_if(
+            (endless, "flow.t_end is inf; add a condition to [flow.stop] or make it finite."),
+            (late, "flow.times runs past flow.t_end; raise flow.t_end or drop the late times."),
+        )
+        return self
+
+
+class Descent(Table):
+    """Gradient descent beside the flow, on the clock t = step_size * update."""
+
+    step_sizes: StepSizes = Field(description="step sizes, one run each (flow time per update)")
+    t_end: Positive | None = Field(
+        default=None, description="end (flow time; none: that of the flow)"
+    )
+    records: Several = Field(default=200, description="number of updates stored per run")
+    spacing: Spacing = Field(default="linear", description="spacing of the records")
+
+
+class Diagnostics(Table):
+    """What is stored at every save besides theta and the loss."""
+
+    evaluation_loss: bool = Field(default=True, description="store the loss on the evaluation set")
+    gradient_norm: bool = Field(default=True, description="store the norm of the gradient")
+    sphere_radius: bool = Field(
+        default=True, description="store the radius about the singular point"
+    )
+    singular_distance: bool = Field(
+        default=True, description="store the distance to the singular point"
+    )
+    conditioning: bool = Field(
+        default=True, description="store min |1 - theta2 sigma'| over the samples"
+    )
+    equilibrium_residual: bool = Field(default=True, description="store the fixed points' residual")
+    sharpness: bool = Field(default=True, description="store the Hessian's largest eigenvalue")
+    energy_residual: bool = Field(
+        default=True, description="store the residual of the energy identity"
+    )
+    reference: bool = Field(default=True, description="store closed forms where the model has them")
+
+
+class Run(Table):
+    """How and where to compute."""
+
+    dtype: Literal["float64", "float32"] = Field(default="float64", description="precision")
+    device: Text = Field(default="cpu", description="torch device, such as cpu or cuda:0")
+    threads: Count | None = Field(
+        default=None, description="number of CPU threads (none: torch's choice)"
+    )
+    store_data: bool | None = Field(
+        default=None,
+        description="store inputs and targets (none: if x has at most 200,000 numbers)",
+    )

@@ -1,0 +1,94 @@
+"""The values that configuration keys take, each with the words that say what it must be."""
+
+from __future__ import annotations
+
+import math
+import re
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from gflow.config_keys import Expects
+
+ACTIVATIONS = ("identity", "tanh", "sigmoid", "relu", "leaky-relu", "gelu", "softplus")
+_NUMBER = r"([0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?)"
+
+
+def _activation(name: str) -> str:
+    weak = re.fullmatch(f"weak-tanh:{_NUMBER}", name)
+    if name not in ACTIVATIONS and not (weak and 0 < float(weak[1]) < math.inf):
+        raise ValueError
+    return name
+
+
+def _backward(name: str) -> str:
+    damped = re.fullmatch(rf"damped:[1-9][0-9]*:{_NUMBER}", name)
+    if not re.fullmatch(r"exact|jfb|neumann:[1-9][0-9]*", name) and not (
+        damped and 0 < float(damped[1]) <= 1
+    ):
+        raise ValueError
+    return name
+
+
+def _increasing(values: tuple[float, ...]) -> tuple[float, ...]:
+    if values[0] < 0 or any(a >= b for a, b in pairwise(values)):
+        raise ValueError
+    return values
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError
+    return values
+
+
+# TOML has lists; tuples keep a frozen model frozen.
+_FROM_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+_WORD_SIZE = 2**63  # TOML's integers have 64 bits
+
+Text = Annotated[str, Field(min_length=1), Expects("a non-empty string")]
+Count = Annotated[int, Field(ge=1, lt=_WORD_SIZE), Expects("an integer of at least 1")]
+Several = Annotated[int, Field(ge=2, lt=_WORD_SIZE), Expects("an integer of at least 2")]
+CountOrZero = Annotated[int, Field(ge=0, lt=_WORD_SIZE), Expects("an integer of at least 0")]
+Seed = CountOrZero
+Positive = Annotated[float, Field(gt=0), Expects("a positive number")]
+NonNegative = Annotated[float, Field(ge=0), Expects("a number of at least 0")]
+Tolerance = Annotated[float, Field(gt=0, lt=1), Expects("a number between 0 and 1")]
+Fraction = Annotated[float, Field(ge=0, lt=1), Expects("a number of at least 0 and below 1")]
+EndTime = Annotated[
+    float, Field(gt=0, allow_inf_nan=True), Expects("a positive number, or inf with [flow.stop]")
+]
+Parameters = Annotated[
+    tuple[float, ...], _FROM_LIST, Field(min_length=2), Expects("a list of at least 2 numbers")
+]
+Times = Annotated[
+    tuple[float, ...],
+    _FROM_LIST,
+    Field(min_length=1),
+    AfterValidator(_increasing),
+    Expects("an increasing list of numbers, none negative"),
+]
+StepSizes = Annotated[
+    tuple[Positive, ...],
+    _FROM_LIST,
+    Field(min_length=1),
+    AfterValidator(_distinct),
+    Expects("a list of distinct positive numbers"),
+]
+Columns = Annotated[
+    tuple[Text, ...],
+    _FROM_LIST,
+    Field(min_length=1),
+    AfterValidator(_distinct),
+    Expects("a list of distinct column names"),
+]
+Activation = Annotated[
+    str, AfterValidator(_activation), Expects(f"{', '.join(ACTIVATIONS)}, or weak-tanh:EPS")
+]
+Backward = Annotated[
+    str,
+    AfterValidator(_backward),
+    Expects("exact, jfb, neumann:K or damped:K:LAMBDA, with K >= 1 and 0 < LAMBDA <= 1"),
+]
+Spacing = Literal["linear", "log"]

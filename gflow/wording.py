@@ -1,0 +1,76 @@
+"""Words shared by the error messages of :mod:`gflow.config` and :mod:`gflow.data`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import SequenceMatcher, get_close_matches
+from pathlib import Path
+
+
+def show(value: object, width: int = 60) -> str:
+    """Return `value` as TOML would write it, cut to about `width` characters."""
+    text = _list_text(value) if isinstance(value, list | tuple) else _scalar_text(value)
+    return text if len(text) <= width else f"{text[:width]}..."
+
+
+def _list_text(values: Sequence[object]) -> str:
+    items = ["[...]" if isinstance(v, list | tuple) else _scalar_text(v) for v in values[:20]]
+    return f"[{', '.join(items)}{', ...' if len(values) > 20 else ''}]"
+
+
+def _scalar_text(value: object) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "a table"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return hex(value)  # Python refuses to write very long integers in decimals
+    return str(value)
+
+
+def any_of(names: Iterable[str]) -> str:
+    """Join names as ``a, b or c``."""
+    *head, last = names
+    return f"{', '.join(head)} or {last}" if head else last
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return ``; did you mean "b"? Choose from "b", "c".``, the question for close names only."""
+    known = list(dict.fromkeys(names))
+    close = get_close_matches(name[:80], known, n=2)
+    question = f"; did you mean {any_of(map(show, close))}?" if close else "."
+    listed = ", ".join(map(show, known[:40])) + (", ..." if len(known) > 40 else "")
+    return f"{question} Choose from {listed}." if known else question
+
+
+def closest_keys(key: str, keys: Iterable[str]) -> list[str]:
+    """Return the known dotted keys most like `key`, by full name or by last part.
+
+    Several are returned only if they are equally close; none if nothing is.
+    """
+    scores = {known: _likeness(key[:80], known) for known in keys}
+    best = max(scores.values(), default=0.0)
+    return [known for known, score in scores.items() if score == best] if best >= 0.7 else []
+
+
+def _likeness(first: str, second: str) -> float:
+    leaves = first.rpartition(".")[2], second.rpartition(".")[2]
+    return max(_ratio(first, second), _ratio(*leaves))
+
+
+def _ratio(first: str, second: str) -> float:
+    return SequenceMatcher(None, first, second, autojunk=False).ratio()
+
+
+def similar_files(path: Path, suffixes: Iterable[str]) -> str:
+    """Return `` Did you mean b.toml?`` for similar names in the folder of a missing `path`."""
+    try:
+        beside = sorted(p for p in path.parent.iterdir() if p.suffix.lower() in suffixes)
+    except (OSError, ValueError):
+        return f" Its folder {path.parent} cannot be read."
+    stems = get_close_matches(path.stem, {p.stem for p in beside}, n=3)
+    close = [p.name for p in beside if p.stem in stems]
+    return f" Did you mean {any_of(close)}?" if close else ""
