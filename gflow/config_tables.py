@@ -94,7 +94,7 @@ class TeacherData(Table):
         uniform = self.distribution == "uniform"
         idle = not uniform and (self.low, self.high) != (0, 1)
         raise_if(
-            (idle, 'data.low and data.high need data.distribution = "uniform".'),
+            (idle, 'data.low and data.high need data.distribution = "uniform"; leave them out.'),
             (uniform and not self.low < self.high, "data.low must lie below data.high."),
         )
         return self

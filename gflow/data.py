@@ -57,13 +57,18 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of shape, dtype and little-endian bytes of x and y, in hexadecimals."""
-        digest = hashlib.sha256()
-        for values in (self.x, self.y):
-            plain = np.ascontiguousarray(values, dtype="<f8")
-            digest.update(f"{plain.dtype.str}{plain.shape}".encode())
-            digest.update(plain.tobytes())
-        return digest.hexdigest()
+        """Digest of x and y."""
+        return sha256(self.x, self.y)
+
+
+def sha256(*arrays: Array) -> str:
+    """Digest of shape, dtype and little-endian bytes of arrays, in hexadecimals."""
+    digest = hashlib.sha256()
+    for values in arrays:
+        plain = np.ascontiguousarray(values, dtype="<f8")
+        digest.update(f"{plain.dtype.str}{plain.shape}".encode())
+        digest.update(plain.tobytes())
+    return digest.hexdigest()
 
 
 def load_data(

@@ -27,9 +27,12 @@ def gradient_flow(problem: Problem) -> Field:
         warm[0] = evaluation.equilibrium.preactivation
         return -evaluation.gradient
 
+    def jacobian(t: float, theta: Tensor) -> Tensor:
+        return -problem.jacobian_at(problem.model.equilibrium(theta, problem.x, warm[0]))
+
     return Field(
         function,
-        jacobian=lambda t, theta: -problem.jacobian(theta),
+        jacobian=jacobian,
         jvp=lambda t, theta, vector: -problem.jvp(theta, vector),
         symmetric=problem.backward.exact,
         branch=lambda theta: int(problem.model.branch(theta)),

@@ -25,18 +25,16 @@ EXACT = parse_backward("exact")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Loss and gradient at theta (..., P).
+    """The gradient at theta (..., P) and what it took.
 
     Attributes
     ----------
-    loss : Tensor, shape (...)
     gradient : Tensor, shape (..., P)
         What the chosen backward gives; the gradient of the loss only for ``exact``.
     equilibrium : Equilibrium
         Carries the warm start of the next evaluation.
     """
 
-    loss: Tensor
     gradient: Tensor
     equilibrium: Equilibrium
 
@@ -123,23 +121,23 @@ class Problem:
     def predict(self, theta: ArrayLike, x: ArrayLike | None = None) -> Tensor:
         """The model's output at the problem's inputs or at others, shape (n,) or (B, n)."""
         inputs = self.x if x is None else self._inputs(x)
-        return self._each(theta, lambda t: self._checked(t, inputs, None).output)
+        return self._each(theta, lambda t: self._checked(t, inputs).output)
 
     def loss(self, theta: ArrayLike) -> Tensor:
         """Mean squared error, shape () or (B,)."""
-        return self._each(theta, lambda t: self._loss(self._checked(t, self.x, None)))
+        return self._each(theta, lambda t: self.loss_at(self._checked(t, self.x)))
 
     def gradient(self, theta: ArrayLike, backward: str | Backward | None = None) -> Tensor:
         """The gradient that `backward` (default: the problem's) gives, shape (P,) or (B, P)."""
         chosen = self.backward if backward is None else parse_backward(backward)
-        return self._each(theta, lambda t: self._pullback(self._checked(t, self.x, None), chosen))
+        return self._each(theta, lambda t: self.gradient_at(self._checked(t, self.x), chosen))
 
     def loss_and_gradient(self, theta: ArrayLike) -> tuple[Tensor, Tensor]:
         """Both for one equilibrium solve."""
         tensor = self.theta(theta)
-        parts = [self.evaluate(t) for t in self._chunks(tensor)]
-        self._raise_if_lost(tensor, [part.equilibrium for part in parts])
-        return _join([p.loss for p in parts]), _join([p.gradient for p in parts])
+        solved = [self._checked(chunk, self.x) for chunk in self._chunks(tensor)]
+        losses = _join([self.loss_at(equilibrium) for equilibrium in solved])
+        return losses, _join([self.gradient_at(equilibrium) for equilibrium in solved])
 
     def hessian(self, theta: ArrayLike) -> Tensor:
         """Exact Hessian of the loss, shape (P, P) or (B, P, P), whatever the backward."""
@@ -152,13 +150,11 @@ class Problem:
     def jacobian(self, theta: ArrayLike, backward: str | Backward | None = None) -> Tensor:
         """Jacobian of :meth:`gradient`; symmetric only for the exact backward."""
         chosen = self.backward if backward is None else parse_backward(backward)
-
-        def one(t: Tensor) -> Tensor:
-            equilibrium = self._checked(t, self.x, None)
-            first, second = self._loss_derivatives(equilibrium)
-            return self.model.pullback_jacobian(equilibrium, self.x, first, second, chosen)
-
-        return self._each(theta, one, cost=self.n_parameters)
+        return self._each(
+            theta,
+            lambda t: self.jacobian_at(self._checked(t, self.x), chosen),
+            cost=self.n_parameters,
+        )
 
     def jvp(
         self, theta: ArrayLike, vector: ArrayLike, backward: str | Backward | None = None
@@ -170,12 +166,12 @@ class Problem:
             raise ProblemError(
                 f"vector has shape {tuple(along.shape)} but theta {tuple(tensor.shape)}."
             )
-        equilibrium = self._checked(tensor, self.x, None)
+        equilibrium = self._checked(tensor, self.x)
         first, second = self._loss_derivatives(equilibrium)
         return self.model.pullback_jvp(equilibrium, self.x, first, second, chosen, along)
 
     def evaluate(self, theta: Tensor, warm: Tensor | None = None) -> Evaluation:
-        """Loss and gradient from a warm start; never raises for a value of theta.
+        """The gradient from a warm start; never raises for a value of theta.
 
         Parameters
         ----------
@@ -185,27 +181,40 @@ class Problem:
             ``equilibrium.preactivation`` of a nearby theta.
         """
         equilibrium = self.model.equilibrium(theta, self.x, warm)
-        error = equilibrium.output - self.y
-        cotangent = error * (2.0 / self.n_samples)
-        gradient = self.model.pullback(equilibrium, self.x, cotangent, self.backward)
-        return Evaluation((error * error).mean(-1), gradient, equilibrium)
+        return Evaluation(self.gradient_at(equilibrium), equilibrium)
 
-    def equilibria(self, theta: Tensor) -> Iterator[Equilibrium]:
-        """Equilibria of a batch (B, P), in chunks of bounded memory; NaN where lost."""
-        for chunk in self._chunks(theta):
+    def equilibria(self, theta: Tensor, cost: int = 1) -> Iterator[Equilibrium]:
+        """Equilibria of a batch (B, P), in chunks of bounded memory; NaN where lost.
+
+        `cost` is what is to be formed from them, in numbers per sample.
+        """
+        for chunk in self._chunks(theta, cost):
             yield self.model.equilibrium(chunk, self.x)
+
+    def loss_at(self, equilibrium: Equilibrium) -> Tensor:
+        """The loss (...) at solved equilibria."""
+        return ((equilibrium.output - self.y) ** 2).mean(-1)
+
+    def gradient_at(self, equilibrium: Equilibrium, backward: Backward | None = None) -> Tensor:
+        """The gradient (..., P) that `backward` (default: the problem's) gives there."""
+        slope = (equilibrium.output - self.y) * (2.0 / self.n_samples)
+        return self.model.pullback(equilibrium, self.x, slope, backward or self.backward)
+
+    def jacobian_at(self, equilibrium: Equilibrium, backward: Backward | None = None) -> Tensor:
+        """The Jacobian (..., P, P) of that gradient."""
+        first, second = self._loss_derivatives(equilibrium)
+        return self.model.pullback_jacobian(
+            equilibrium, self.x, first, second, backward or self.backward
+        )
 
     def dissipation(self, theta: Tensor) -> Tensor:
         """The loss's rate of decrease along the flow: grad L . g, shape (B,); NaN where lost."""
         parts = []
         for equilibrium in self.equilibria(theta):
-            g = self._pullback(equilibrium, self.backward)
-            exact = g if self.backward.exact else self._pullback(equilibrium, EXACT)
+            g = self.gradient_at(equilibrium)
+            exact = g if self.backward.exact else self.gradient_at(equilibrium, EXACT)
             parts.append((exact * g).sum(-1))
         return _join(parts)
-
-    def _loss(self, equilibrium: Equilibrium) -> Tensor:
-        return ((equilibrium.output - self.y) ** 2).mean(-1)
 
     def _loss_derivatives(self, equilibrium: Equilibrium) -> tuple[Tensor, Tensor]:
         """dL/dy and d2L/dy2 per sample."""
@@ -213,21 +222,14 @@ class Problem:
         first = weight * (equilibrium.output - self.y)
         return first, torch.full_like(first, weight)
 
-    def _pullback(self, equilibrium: Equilibrium, backward: Backward) -> Tensor:
-        first, _ = self._loss_derivatives(equilibrium)
-        return self.model.pullback(equilibrium, self.x, first, backward)
-
-    def _checked(self, theta: Tensor, x: Tensor, warm: Tensor | None) -> Equilibrium:
-        equilibrium = self.model.equilibrium(theta, x, warm)
-        self._raise_if_lost(theta, [equilibrium])
-        return equilibrium
-
-    def _raise_if_lost(self, theta: Tensor, equilibria: list[Equilibrium]) -> None:
-        if theta.ndim == 1 and not bool(equilibria[0].valid):
+    def _checked(self, theta: Tensor, x: Tensor) -> Equilibrium:
+        equilibrium = self.model.equilibrium(theta, x)
+        if theta.ndim == 1 and not bool(equilibrium.valid):
             raise EquilibriumError(
                 f"No equilibrium: {self.model.explain_loss_of_equilibrium(theta)}. "
                 "Choose a theta inside the region where it is unique."
             )
+        return equilibrium
 
     def _each(
         self, theta: ArrayLike, function: Callable[[Tensor], Tensor], cost: int = 1

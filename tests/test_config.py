@@ -125,7 +125,10 @@ def test_a_wrong_key_is_told_in_one_sentence(changes, sentence):
         ({"start": {"theta": [1, 2]}}, "start.theta has 2 values; with 2 inputs it needs 3."),
         ({"data__theta": [1, 2]}, "data.theta has 2 values; with 2 inputs it needs 3."),
         ({"model": {}}, "model.dim is missing; a teacher needs it unless data.theta is given."),
-        ({"data__low": -1}, 'data.low and data.high need data.distribution = "uniform".'),
+        (
+            {"data__low": -1},
+            'data.low and data.high need data.distribution = "uniform"; leave them out.',
+        ),
         ({"flow__t_end": math.inf}, "flow.t_end is inf; add a condition to [flow.stop]"),
         ({"flow__times": [0, 5]}, "flow.times runs past flow.t_end; raise flow.t_end"),
         ({"model__kind": "linear", "model__activation": "relu"}, "model.activation has no meaning"),

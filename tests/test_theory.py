@@ -92,7 +92,7 @@ A1 = {
 def test_recorded_numbers_of_experiment_a1(name: str) -> None:
     centre, limit, radius, sharpness = A1[name]
     x = np.random.default_rng(42).uniform(0.0, 1.0, 1000)
-    theta0 = np.random.default_rng(43).normal(0.0, 0.1, 2) + [0, centre]
+    theta0 = np.random.default_rng(43).normal([0, centre], 0.1)
     reference = LinearReference.from_data(x[:, None], 2.0 * x, theta0)
     assert reference.sigma[0, 0] == pytest.approx(0.33212299459039474, rel=1e-14)
     assert reference.xi == pytest.approx([2.0], rel=1e-14)

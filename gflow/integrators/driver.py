@@ -72,7 +72,7 @@ class Path:
 
     def __call__(self, times: Tensor) -> Tensor:
         """Theta at times (k,) within the trajectory, shape (k, P)."""
-        return _evaluate(self.steps, times)
+        return evaluate_steps(self.steps, times)
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,14 @@ class Trajectory:
         """Number of rejected steps."""
         return len(self.log) - self.accepted
 
+    def resaved(self, times: Callable[[float], Tensor]) -> Trajectory:
+        """The same trajectory saved at times chosen from where it ended; needs its path."""
+        end = float(self.t[-1])
+        if self.path is None or not end > 0:
+            return self
+        chosen = times(end)
+        return replace(self, t=chosen, theta=self.path(chosen))
+
 
 class Saver:
     """Evaluates the requested times on the dense output of each step."""
@@ -131,7 +139,7 @@ class Saver:
         count = int(torch.searchsorted(self.pending, step.t1, right=True))
         if count:
             due, self.pending = self.pending[:count], self.pending[count:]
-            self._append(due, _evaluate([step], due))
+            self._append(due, evaluate_steps([step], due))
 
     def finish(self, t: float, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Add the last point, if it is not a save already, and join everything."""
@@ -383,7 +391,7 @@ def _cut(step: Step, target: Target) -> Step:
     """End the step where the target's excess falls to zero."""
 
     def theta_at(t: float) -> Tensor:
-        return _evaluate([step], torch.tensor([t], dtype=torch.float64))[0]
+        return evaluate_steps([step], torch.tensor([t], dtype=torch.float64))[0]
 
     if target.excess(step.t0, step.theta0) <= 0:
         return step
@@ -398,7 +406,7 @@ def _cut(step: Step, target: Target) -> Step:
     return replace(step, t1=t, theta1=theta)
 
 
-def _evaluate(steps: Sequence[Step], times: Tensor) -> Tensor:
+def evaluate_steps(steps: Sequence[Step], times: Tensor) -> Tensor:
     """Dense output at times (k,), exact at the ends of steps."""
     ends = torch.tensor([step.t1 for step in steps], dtype=torch.float64)
     place = torch.searchsorted(ends, times).clamp(max=len(steps) - 1)

@@ -27,12 +27,16 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass
 class _State:
-    """A live solver and what it did in the current step."""
+    """A live solver and what it did in the current step.
+
+    `times` are those at which it evaluated the field; `tried` the step and the error ratio of every
+    attempt, for the explicit methods.
+    """
 
     solver: OdeSolver
     like: Tensor
     times: list[float]
-    ratios: list[float]
+    tried: list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class ScipyMethod(Method):
     solver : type
         Subclass of :class:`scipy.integrate.OdeSolver`.
     stages : int
-        Distinct times after the start at which one attempt evaluates the field.
+        Distinct times after the start at which one attempt of an implicit method evaluates the
+        field.
     """
 
     info: MethodInfo
@@ -68,13 +73,13 @@ class ScipyMethod(Method):
                 atol=settings.atol,
                 **options,
             )
-        return _State(solver, theta, times, _record_error_ratios(solver))
+        return _State(solver, theta, times, _record_attempts(solver))
 
     def step(self, field: Field, state: _State) -> tuple[_State, Step]:
         """One accepted step of the live solver."""
         solver, t0, theta0 = state.solver, float(state.solver.t), state.like
         state.times.clear()
-        state.ratios.clear()
+        state.tried.clear()
         solves = solver.nlu
         try:
             with _quiet():
@@ -96,32 +101,31 @@ class ScipyMethod(Method):
                 return _tensor(np.asarray(dense(times.cpu().numpy())).T, theta0)
 
         step = Step(t0, t1, theta0, theta1, interpolate, attempts, int(solver.nlu - solves))
-        return _State(solver, theta1, state.times, state.ratios), step
+        return _State(solver, theta1, state.times, state.tried), step
 
     def _attempts(self, state: _State, t0: float, t1: float) -> tuple[Attempt, ...]:
-        distinct = [t for t in dict.fromkeys(state.times) if t > t0]
-        ends = distinct[self.stages - 1 :: self.stages]
-        ends = [*(t for t in ends if t != t1), t1]
-        ratios = state.ratios if len(state.ratios) == len(ends) else [np.nan] * len(ends)
-        return tuple(
-            Attempt(t0, end - t0, float(ratio), i == len(ends) - 1)
-            for i, (end, ratio) in enumerate(zip(ends, ratios, strict=True))
-        )
+        tried = state.tried
+        if not tried:
+            distinct = [t for t in dict.fromkeys(state.times) if t > t0]
+            ends = [t for t in distinct[self.stages - 1 :: self.stages] if t != t1]
+            tried = [(end - t0, np.nan) for end in (*ends, t1)]
+        last = len(tried) - 1
+        return tuple(Attempt(t0, h, ratio, i == last) for i, (h, ratio) in enumerate(tried))
 
 
-def _record_error_ratios(solver: OdeSolver) -> list[float]:
-    """Have an explicit Runge-Kutta solver note the error ratio of every attempt."""
-    ratios: list[float] = []
+def _record_attempts(solver: OdeSolver) -> list[tuple[float, float]]:
+    """Have an explicit Runge-Kutta solver note step and error ratio of every attempt."""
+    tried: list[tuple[float, float]] = []
     estimate = getattr(solver, "_estimate_error_norm", None)
     if estimate is not None:
 
-        def noted(*arguments: Any) -> float:
-            ratio = float(estimate(*arguments))
-            ratios.append(ratio)
+        def noted(stages: Array, h: float, scale: Array) -> float:
+            ratio = float(estimate(stages, h, scale))
+            tried.append((float(h), ratio))
             return ratio
 
         solver._estimate_error_norm = noted
-    return ratios
+    return tried
 
 
 def _on_arrays(
@@ -173,9 +177,9 @@ def _method(
 
 
 SCIPY_METHODS: tuple[ScipyMethod, ...] = (
-    _method(RK23, 3, 3, 2, 3, "loose tolerances, not stiff", "Bogacki & Shampine 1989", tightening=0.1),
-    _method(RK45, 5, 4, 5, 6, "moderate tolerances, not stiff", "Dormand & Prince 1980"),
-    _method(DOP853, 8, 7, 10, 12, "tight tolerances, not stiff", "Hairer, Norsett & Wanner 1993", tightening=0.1),
+    _method(RK23, 3, 3, 1, 3, "loose tolerances, not stiff", "Bogacki & Shampine 1989", tightening=0.1),
+    _method(RK45, 5, 4, 1, 6, "moderate tolerances, not stiff", "Dormand & Prince 1980"),
+    _method(DOP853, 8, 7, 1, 15, "tight tolerances, not stiff", "Hairer, Norsett & Wanner 1993", tightening=0.1),
     _method(Radau, 5, 3, 3, 8, "stiff, tight tolerances", "Hairer & Wanner 1996, IV.8"),
     _method(BDF, None, None, 1, 2, "stiff, costly gradients", "Shampine & Reichelt 1997", tightening=0.2),
     _method(LSODA, None, None, 1, 1.5, "stiff or not, switches by itself", "Petzold 1983", tightening=0.3),

@@ -1,0 +1,52 @@
+"""gflow: the gradient-flow workbench for deep equilibrium models.
+
+Everything public is importable from here; heavy packages are imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "LinearDEQ": "gflow.models",
+    "SingleIndexDEQ": "gflow.models",
+    "Problem": "gflow.problem",
+    "Status": "gflow.status",
+    "GflowError": "gflow.errors",
+    "integrate": "gflow.workbench",
+    "descend": "gflow.workbench",
+    "compare": "gflow.workbench",
+    "open": "gflow.store.files",
+    "save": "gflow.store.files",
+    "validate": "gflow.schema",
+    "plot": "gflow.plot",
+}
+_ORIGINAL_NAMES = {"open": "open_tree", "plot": "plot_run"}
+
+__all__ = ["__version__", *_HOMES]
+
+if TYPE_CHECKING:
+    from gflow.errors import GflowError
+    from gflow.models import LinearDEQ, SingleIndexDEQ
+    from gflow.plot import plot_run as plot
+    from gflow.problem import Problem
+    from gflow.schema import validate
+    from gflow.status import Status
+    from gflow.store.files import open_tree as open
+    from gflow.store.files import save
+    from gflow.workbench import compare, descend, integrate
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gflow' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), _ORIGINAL_NAMES.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

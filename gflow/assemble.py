@@ -1,0 +1,282 @@
+"""Labelled datasets from what integrators and descents return; one function per group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from gflow import schema
+from gflow.descent import Descent
+from gflow.diagnostics.distance import nearest_on_path
+from gflow.diagnostics.energy import EnergyAudit
+from gflow.diagnostics.pointwise import evaluate_pointwise
+from gflow.errors import ProblemError
+from gflow.integrators.driver import Trajectory
+from gflow.models import LinearDEQ
+from gflow.problem import Problem
+from gflow.theory import LinearReference, critical_radius, exact_trajectory
+
+Observables = Mapping[str, Callable[[Tensor], Any]]
+
+PADDING = {"accepted": -1, "nfe": -1, "hessians": -1, "linear_solves": -1}
+"""Fill values of the step log's integers where an ensemble's members have fewer steps."""
+
+
+def flow_group(
+    problem: Problem,
+    trajectory: Trajectory,
+    diagnostics: Mapping[str, Any],
+    evaluation: Problem | None = None,
+    observables: Observables | None = None,
+    audit: EnergyAudit | None = None,
+) -> xr.Dataset:
+    """The ``/flow`` group of one trajectory."""
+    values = _pointwise(problem, trajectory.theta, diagnostics, evaluation)
+    if audit is not None:
+        balance = values["loss"][0] - values["loss"]
+        values["energy_residual"] = balance - audit.integral(trajectory.t).to(balance)
+    values.update(_observed(trajectory.theta, observables or {}))
+    data = {name: (("time", *_extra(value, 1)), _numpy(value)) for name, value in values.items()}
+    return _labelled(
+        "flow",
+        {
+            "theta": (("time", "parameter"), _numpy(trajectory.theta)),
+            **data,
+            "status": ((), str(trajectory.status)),
+            "status_message": ((), trajectory.message),
+        },
+        {"time": _numpy(trajectory.t), "parameter": list(problem.model.parameter_names)},
+    ).assign_attrs(method=trajectory.method, nfe=trajectory.nfe)
+
+
+def steps_group(trajectory: Trajectory) -> xr.Dataset:
+    """The ``/flow_steps`` group: every attempt of one trajectory."""
+    rows = [
+        (
+            entry.attempt.t,
+            entry.attempt.dt,
+            entry.attempt.error_ratio,
+            entry.attempt.accepted,
+            entry.nfe,
+            entry.hessians,
+            entry.linear_solves,
+        )
+        for entry in trajectory.log
+    ]
+    names = ("t", "dt", "error_ratio", "accepted", "nfe", "hessians", "linear_solves")
+    table = np.array(rows, dtype=np.float64).reshape(len(rows), len(names)).T
+    data = {
+        name: (("step",), column.astype(np.int64 if name in PADDING else np.float64))
+        for name, column in zip(names, table, strict=True)
+    }
+    return _labelled("flow_steps", data, {"step": np.arange(len(rows))})
+
+
+def descent_group(
+    problem: Problem,
+    descent: Descent,
+    diagnostics: Mapping[str, Any],
+    evaluation: Problem | None = None,
+    observables: Observables | None = None,
+) -> xr.Dataset:
+    """The ``/descent`` group: all step sizes."""
+    dims = ("step_size", "record")
+    values = _pointwise(problem, descent.theta, diagnostics, evaluation)
+    if isinstance(problem.model, LinearDEQ):
+        square = problem.model.sphere_radius(descent.theta) ** 2
+        drift = square - square[:, :1] - descent.squared_updates
+        values["drift_identity_residual"] = drift
+    values.update(_observed(descent.theta, observables or {}))
+    data = {name: ((*dims, *_extra(value, 2)), _numpy(value)) for name, value in values.items()}
+    time = np.where(descent.update >= 0, descent.update * descent.step_sizes[:, None], math.nan)
+    return _labelled(
+        "descent",
+        {
+            "theta": ((*dims, "parameter"), _numpy(descent.theta)),
+            "update": (dims, descent.update),
+            "time": (dims, time),
+            **data,
+            "status": (("step_size",), [str(status) for status in descent.status]),
+            "status_message": (("step_size",), descent.message),
+        },
+        {
+            "step_size": descent.step_sizes,
+            "record": np.arange(descent.update.shape[1]),
+            "parameter": list(problem.model.parameter_names),
+        },
+    )
+
+
+def comparison_group(problem: Problem, trajectory: Trajectory, descent: Descent) -> xr.Dataset:
+    """The ``/comparison`` group; NaN where the flow had ended before the record's time."""
+    assert trajectory.path is not None
+    dims = ("step_size", "record")
+    time = np.where(descent.update >= 0, descent.update * descent.step_sizes[:, None], math.nan)
+    flat, theta = torch.from_numpy(time.reshape(-1)), descent.theta.flatten(0, 1)
+    reached = flat <= float(trajectory.t[-1]) * (1 + 1e-12)
+    partner = torch.full_like(theta, torch.nan)
+    if trajectory.path.steps:
+        partner[reached] = trajectory.path(flat[reached])
+        path_distance, nearest = nearest_on_path(trajectory.path, theta)
+    else:
+        path_distance, nearest = torch.full_like(flat, torch.nan), torch.full_like(flat, torch.nan)
+    losses = [evaluate_pointwise(problem, which, ["loss"])["loss"] for which in (theta, partner)]
+    values = {
+        "distance": torch.linalg.vector_norm(theta - partner, dim=-1),
+        "path_distance": path_distance,
+        "lag": nearest - flat,
+        "loss_difference": losses[0] - losses[1],
+    }
+    data = {name: (dims, _numpy(value).reshape(time.shape)) for name, value in values.items()}
+    coords = {"step_size": descent.step_sizes, "record": np.arange(time.shape[1])}
+    return _labelled("comparison", {"time": (dims, time), **data}, coords)
+
+
+def reference_group(
+    problem: Problem,
+    theta0: Tensor,
+    times: np.ndarray | None,
+    step_sizes: np.ndarray | None,
+) -> xr.Dataset | None:
+    """The ``/reference`` group: closed forms, None where the model has none."""
+    if not isinstance(problem.model, LinearDEQ) or not bool(problem.model.admissible(theta0)):
+        return None
+    start = _numpy(theta0)
+    reference = LinearReference.from_data(_numpy(problem.x), _numpy(problem.y), start)
+    exact_backward = problem.backward.exact
+    data: dict[str, Any] = {
+        "sphere_radius": ((), reference.radius),
+        "minimal_loss": ((), reference.minimal_loss),
+    }
+    coords: dict[str, Any] = {}
+    if reference.limit is not None and exact_backward:
+        coords["parameter"] = list(problem.model.parameter_names)
+        data["theta_limit"] = (("parameter",), reference.limit)
+        data["rate"] = ((), reference.rate)
+        data["sharpness_limit"] = ((), reference.sharpness_at_limit)
+    if times is not None and exact_backward:
+        coords["time"] = times
+        data["loss_bound"] = (("time",), reference.loss_bound(times))
+        if problem.model.dim == 1 and reference.full_rank:
+            mean_square, xi = float(reference.sigma[0, 0]), float(reference.xi[0])
+            exact = exact_trajectory(times, start, mean_square, xi)
+            data["theta_exact"] = (("time", "parameter"), exact)
+    if step_sizes is not None:
+        coords["step_size"] = step_sizes
+        radii = [critical_radius(eta, reference.sigma, reference.xi) for eta in step_sizes]
+        data["critical_radius"] = (("step_size",), np.array(radii))
+    return _labelled("reference", data, coords)
+
+
+def problem_group(
+    problem: Problem, evaluation: Problem | None, store_data: bool, feature_names: Sequence[str]
+) -> xr.Dataset:
+    """The ``/problem`` group; large data is left to its hash in the root's attributes."""
+    data: dict[str, Any] = {}
+    coords: dict[str, Any] = {}
+    if store_data:
+        coords = {"sample": np.arange(problem.n_samples), "feature": list(feature_names)}
+        data["inputs"] = (("sample", "feature"), _numpy(problem.x))
+        data["target"] = (("sample",), _numpy(problem.y))
+    if store_data and evaluation is not None:
+        coords["evaluation_sample"] = np.arange(evaluation.n_samples)
+        data["evaluation_inputs"] = (("evaluation_sample", "feature"), _numpy(evaluation.x))
+        data["evaluation_target"] = (("evaluation_sample",), _numpy(evaluation.y))
+    if problem.theta_target is not None:
+        coords["parameter"] = list(problem.model.parameter_names)
+        data["theta_target"] = (("parameter",), _numpy(problem.theta_target))
+    return _labelled("problem", data, coords).assign_attrs(
+        model=repr(problem.model), backward=problem.backward.name, samples=problem.n_samples
+    )
+
+
+def stack_trajectories(groups: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Join one group of several trajectories along ``trajectory``, padding the shorter ones."""
+    index = xr.Variable(("trajectory",), np.arange(len(groups)))
+    fill = {name: PADDING.get(str(name), np.nan) for name in groups[0].data_vars}
+    joined: xr.Dataset = xr.concat(
+        groups,
+        dim="trajectory",
+        data_vars="all",
+        coords="minimal",
+        compat="override",
+        join="outer",
+        fill_value=fill,
+        combine_attrs="drop_conflicts",
+    )
+    joined = joined.assign_coords(trajectory=index)
+    joined["trajectory"].attrs.update(_coordinate_attributes("trajectory"))
+    return joined
+
+
+def _pointwise(
+    problem: Problem, theta: Tensor, diagnostics: Mapping[str, Any], evaluation: Problem | None
+) -> dict[str, Tensor]:
+    wanted = ["loss", *(name for name, on in diagnostics.items() if on)]
+    every = diagnostics.get("sharpness") == "all"
+    values = evaluate_pointwise(problem, theta, wanted, every)
+    if evaluation is not None and diagnostics.get("evaluation_loss", True):
+        values["evaluation_loss"] = evaluate_pointwise(evaluation, theta, ["loss"])["loss"]
+    return values
+
+
+def _observed(theta: Tensor, observables: Observables) -> dict[str, Tensor]:
+    """Apply the user's functions to every theta (P,); rows of NaN give NaN."""
+    flat = theta.reshape(-1, theta.shape[-1])
+    found = {}
+    for name, function in observables.items():
+        if not name.isidentifier() or name in schema.GROUPS["flow"] | schema.GROUPS["descent"]:
+            raise ProblemError(f'observable "{name}" needs a name of its own, an identifier.')
+        rows = [_observe(name, function, row) for row in flat]
+        shapes = {row.shape for row in rows if row is not None}
+        if len(shapes) > 1:
+            raise ProblemError(f'observable "{name}" returned different shapes: {shapes}.')
+        blank = torch.full(next(iter(shapes), torch.Size()), torch.nan, dtype=torch.float64)
+        table = torch.stack([blank if row is None else row for row in rows])
+        found[name] = table.reshape(*theta.shape[:-1], *blank.shape)
+    return found
+
+
+def _observe(name: str, function: Callable[[Tensor], Any], row: Tensor) -> Tensor | None:
+    if bool(torch.isnan(row).any()):
+        return None
+    try:
+        value = torch.as_tensor(function(row), dtype=torch.float64).detach().cpu()
+    except Exception as error:
+        raise ProblemError(
+            f'observable "{name}" failed: {type(error).__name__}: {error}. It is called with theta '
+            "(P,), a tensor, and must return a number or a vector of fixed length."
+        ) from error
+    if value.ndim > 1:
+        raise ProblemError(f'observable "{name}" returned shape {tuple(value.shape)}, not a vector.')
+    return value
+
+
+def _extra(value: Tensor, leading: int) -> tuple[str, ...]:
+    return () if value.ndim == leading else ("component",)
+
+
+def _labelled(group: str, data: Mapping[str, Any], coords: Mapping[str, Any]) -> xr.Dataset:
+    dataset = xr.Dataset(dict(data), coords=dict(coords))
+    if "component" in dataset.dims and "component" not in dataset.coords:
+        dataset = dataset.assign_coords(component=np.arange(dataset.sizes["component"]))
+    for name in dataset.data_vars:
+        dataset[name].attrs.update(schema.attributes(group, str(name)))
+    for name in dataset.coords:
+        dataset[name].attrs.update(_coordinate_attributes(str(name)))
+    return dataset
+
+
+def _coordinate_attributes(name: str) -> dict[str, str]:
+    long_name, units = schema.COORDINATES.get(name, (name, "1"))
+    return {"long_name": long_name, "units": units}
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().double().numpy()

@@ -1,0 +1,1 @@
+"""Diagnostics: functions of a problem and a trajectory."""

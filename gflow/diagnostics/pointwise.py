@@ -1,0 +1,109 @@
+"""Diagnostics that are functions of theta alone, evaluated for all saves of a run at once.
+
+A new one is one function and one line of :data:`POINTWISE`, beside its line in
+:mod:`gflow.schema`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import torch
+from torch import Tensor
+
+from gflow.models.base import Equilibrium
+from gflow.problem import EXACT, Problem
+
+SHARPNESS_LIMIT = 500
+"""Parameters up to which the sharpness is computed, from the exact Hessian."""
+SHARPNESS_WORK = 400 * 32**2
+"""Saves x P^2 up to which the sharpness is computed at every save; beyond, at fewer."""
+
+
+def loss(problem: Problem, equilibrium: Equilibrium) -> Tensor:
+    """Mean squared error (B,)."""
+    return problem.loss_at(equilibrium)
+
+
+def gradient_norm(problem: Problem, equilibrium: Equilibrium) -> Tensor:
+    """Norm (B,) of the gradient that the problem's backward gives."""
+    return torch.linalg.vector_norm(problem.gradient_at(equilibrium), dim=-1)
+
+
+def sphere_radius(problem: Problem, equilibrium: Equilibrium) -> Tensor:
+    """Distance (B,) to (0, 1)."""
+    return problem.model.sphere_radius(equilibrium.theta)
+
+
+def singular_distance(problem: Problem, equilibrium: Equilibrium) -> Tensor:
+    """Distance (B,) to the nearest theta at which the equilibrium may be lost."""
+    return problem.model.singular_distance(equilibrium.theta)
+
+
+def conditioning(problem: Problem, equilibrium: Equilibrium) -> Tensor:
+    """Smallest |1 - theta2 sigma'| (B,) over the samples."""
+    return problem.model.conditioning(equilibrium)
+
+
+def equilibrium_residual(problem: Problem, equilibrium: Equilibrium) -> Tensor:
+    """Largest residual (B,) of the original fixed-point equation over the samples."""
+    return problem.model.residual(equilibrium, problem.x)
+
+
+def sharpness(problem: Problem, equilibrium: Equilibrium) -> Tensor:
+    """Largest eigenvalue (B,) of the loss's exact Hessian."""
+    hessian = problem.jacobian_at(equilibrium, EXACT)
+    valid = torch.isfinite(hessian).all(-1).all(-1)
+    values = torch.linalg.eigvalsh(torch.where(valid[..., None, None], hessian, 0.0))[..., -1]
+    return torch.where(valid, values, torch.nan)
+
+
+POINTWISE: dict[str, Callable[[Problem, Equilibrium], Tensor]] = {
+    "loss": loss,
+    "gradient_norm": gradient_norm,
+    "sphere_radius": sphere_radius,
+    "singular_distance": singular_distance,
+    "conditioning": conditioning,
+    "equilibrium_residual": equilibrium_residual,
+}
+
+
+def evaluate_pointwise(
+    problem: Problem, theta: Tensor, names: Collection[str], every_sharpness: bool = False
+) -> dict[str, Tensor]:
+    """Diagnostics at thetas (..., P), each of shape (...); equilibria are solved once for all.
+
+    Parameters
+    ----------
+    problem : Problem
+    theta : Tensor, shape (..., P)
+        Rows that are NaN give NaN.
+    names : collection of str
+        Keys of :data:`POINTWISE`, and ``sharpness``.
+    every_sharpness : bool
+        Compute the sharpness at every save, whatever it costs.
+    """
+    flat = theta.reshape(-1, theta.shape[-1])
+    chosen = {name: function for name, function in POINTWISE.items() if name in names}
+    parts: dict[str, list[Tensor]] = {name: [] for name in chosen}
+    for equilibrium in problem.equilibria(flat):
+        for name, function in chosen.items():
+            value = function(problem, equilibrium)
+            parts[name].append(torch.where(equilibrium.valid, value, torch.nan))
+    found = {name: torch.cat(values) for name, values in parts.items()}
+    if "sharpness" in names and problem.n_parameters <= SHARPNESS_LIMIT:
+        found["sharpness"] = _sharpness_at_saves(problem, flat, every_sharpness)
+    return {name: value.reshape(theta.shape[:-1]) for name, value in found.items()}
+
+
+def _sharpness_at_saves(problem: Problem, theta: Tensor, every: bool) -> Tensor:
+    count, size = theta.shape
+    affordable = count if every else min(count, max(11, SHARPNESS_WORK // size**2))
+    chosen = torch.linspace(0, count - 1, affordable, dtype=torch.float64).round().long().unique()
+    values = theta.new_full((count,), torch.nan)
+    parts = [
+        sharpness(problem, equilibrium)
+        for equilibrium in problem.equilibria(theta[chosen], cost=size)
+    ]
+    values[chosen] = torch.cat(parts)
+    return values

@@ -1,0 +1,138 @@
+"""One flow: from a problem and options to a trajectory."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gflow.diagnostics.energy import EnergyAudit
+from gflow.errors import ProblemError
+from gflow.flows import FLOWS
+from gflow.integrators.auto import choose
+from gflow.integrators.base import Settings, Step
+from gflow.integrators.driver import Observer, Trajectory, integrate_field
+from gflow.problem import Problem
+from gflow.stopping import read_stop
+from gflow.times import save_times
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress callback is told from time to time.
+
+    Attributes
+    ----------
+    fraction : float
+        Part of the clock that has passed; NaN if t_end is infinite.
+    t : float
+    loss, gradient_norm : float
+    dt : float
+        Last step size; NaN for a descent.
+    nfe : int
+        Field evaluations; for a descent 0.
+    what : str
+        ``"flow"`` or ``"descent"``.
+    """
+
+    fraction: float
+    t: float
+    loss: float
+    gradient_norm: float
+    dt: float
+    nfe: int
+    what: str
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class FlowOptions:
+    """How a flow is integrated; the defaults of :func:`integrate`."""
+
+    t_end: float
+    method: str = "auto"
+    rtol: float = 1e-6
+    atol: float = 1e-9
+    times: int | Sequence[float] = 200
+    spacing: str = "linear"
+    step_size: float | None = None
+    stop: Mapping[str, Any] | None = None
+    flow: str = "gradient"
+
+
+def run_flow(
+    problem: Problem,
+    start: Tensor,
+    options: FlowOptions,
+    progress: ProgressCallback | None = None,
+    audit: EnergyAudit | None = None,
+    dense: bool = False,
+) -> tuple[Trajectory, str]:
+    """Integrate one flow.
+
+    Returns
+    -------
+    trajectory : Trajectory
+    reason : str
+        Why this method.
+    """
+    if options.flow not in FLOWS:
+        raise ProblemError(f'flow "{options.flow}" is unknown; there is {", ".join(FLOWS)}.')
+    if not (options.t_end > 0 and not math.isnan(options.t_end)):
+        raise ProblemError(f"t_end is {options.t_end}; it must be positive.")
+    field = FLOWS[options.flow](problem)
+    stop = read_stop(options.stop, problem, field, options.rtol, options.atol, options.t_end)
+    method, reason = choose(options.method, field, start, options.t_end, options.rtol)
+    later = math.isinf(options.t_end) and isinstance(options.times, int)
+    times = None if later else save_times(options.times, options.t_end, options.spacing)
+    observers: list[Observer] = [] if audit is None else [audit]
+    if progress is not None:
+        observers.append(_Reporter(problem, options.t_end, progress))
+    trajectory = integrate_field(
+        field,
+        start,
+        method,
+        Settings(options.t_end, options.rtol, options.atol, options.step_size),
+        None if times is None else torch.from_numpy(times),
+        targets=stop.targets,
+        max_steps=stop.max_steps,
+        wall_seconds=stop.wall_seconds,
+        observers=observers,
+        dense=dense or later,
+    )
+    if later:
+        trajectory = trajectory.resaved(
+            lambda end: torch.from_numpy(save_times(options.times, end, options.spacing))
+        )
+    return trajectory, reason
+
+
+class _Reporter:
+    """Observer that tells a progress callback about the flow, at most five times a second."""
+
+    def __init__(self, problem: Problem, t_end: float, progress: ProgressCallback) -> None:
+        self._problem, self._t_end, self._progress = problem, t_end, progress
+        self._next = time.perf_counter()
+
+    def observe(self, step: Step, nfe: int) -> None:
+        """Report, if it is time."""
+        if time.perf_counter() < self._next:
+            return
+        loss, norm = loss_and_norm(self._problem, step.theta1)
+        fraction = step.t1 / self._t_end if math.isfinite(self._t_end) else math.nan
+        dt = step.t1 - step.t0
+        self._progress(Progress(fraction, step.t1, loss, norm, dt, nfe, "flow"))
+        self._next = time.perf_counter() + 0.2
+
+
+def loss_and_norm(problem: Problem, theta: Tensor) -> tuple[float, float]:
+    """Loss and gradient norm at one theta (P,); NaN where the equilibrium is lost."""
+    loss, gradient = problem.loss_and_gradient(theta[None])
+    return float(loss[0]), float(torch.linalg.vector_norm(gradient[0]))

@@ -1,0 +1,247 @@
+"""The dataset, schema version 1: which variables a run may hold, and what each one means.
+
+A file is a tree of groups. Every dimension has a coordinate; every variable has ``long_name``,
+``units`` ("1" if none) and ``formula``. Times are on the clock t = eta k. A variable is absent if it
+does not apply or was switched off; if it is present, it means what stands here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gflow.errors import SchemaError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+SCHEMA_VERSION = 1
+
+ROOT_ATTRIBUTES = (
+    "schema_version",
+    "gflow_version",
+    "created_at",
+    "command",
+    "config",
+    "wall_seconds",
+    "versions",
+    "device",
+    "dtype",
+    "threads",
+    "git_revision",
+    "data_sha256",
+)
+
+
+@dataclass(frozen=True)
+class Variable:
+    """What a variable of a group means.
+
+    Attributes
+    ----------
+    dims : tuple of str
+        Without the leading ``trajectory`` that an ensemble adds.
+    long_name, formula : str
+    units : str
+    required : bool
+        Whether the group is incomplete without it.
+    """
+
+    dims: tuple[str, ...]
+    long_name: str
+    formula: str
+    units: str = "1"
+    required: bool = False
+
+
+_TIME = ("time",)
+_RECORD = ("step_size", "record")
+_STEP = ("step",)
+
+_POINTWISE = {
+    "loss": ("mean squared error", "(1/n) sum_i (y(x_i) - y_i)^2, no 1/2"),
+    "evaluation_loss": ("mean squared error on the evaluation set", "as loss"),
+    "gradient_norm": ("norm of the gradient that the backward gives", "|g(theta)|"),
+    "sphere_radius": (
+        "distance to (0, 1), conserved by the linear DEQ's flow",
+        "R = sqrt(|theta1|^2 + (1 - theta2)^2), [DR] Thm 3.1",
+    ),
+    "singular_distance": (
+        "distance to the nearest theta at which the equilibrium may be lost",
+        "linear: R; single-index: distance in theta2 to where 1 - theta2 sigma' can vanish",
+    ),
+    "conditioning": ("smallest slope of the fixed-point equation", "min_i |1 - theta2 sigma'(s_i)|"),
+    "equilibrium_residual": (
+        "largest residual of the fixed point",
+        "max_i |y_i - sigma(theta1 . x_i + theta2 y_i)|",
+    ),
+    "sharpness": (
+        "largest eigenvalue of the loss's Hessian; NaN at saves where it was not computed",
+        "lambda_max(Hessian of loss)",
+    ),
+}
+
+
+def _pointwise(dims: tuple[str, ...], *without: str) -> dict[str, Variable]:
+    return {
+        name: Variable(dims, long_name, formula, required=name == "loss")
+        for name, (long_name, formula) in _POINTWISE.items()
+        if name not in without
+    }
+
+
+_STATUS_FORMULA = "gflow's own verdict, see gflow.status"
+
+GROUPS: dict[str, dict[str, Variable]] = {
+    "problem": {
+        "theta_target": Variable(("parameter",), "parameters that generated the data", "given"),
+        "inputs": Variable(("sample", "feature"), "inputs", "x"),
+        "target": Variable(("sample",), "targets", "y", required=True),
+        "evaluation_inputs": Variable(("evaluation_sample", "feature"), "evaluation inputs", "x"),
+        "evaluation_target": Variable(("evaluation_sample",), "evaluation targets", "y"),
+    },
+    "flow": {
+        "theta": Variable(
+            (*_TIME, "parameter"), "parameters", "dtheta/dt = -g(theta)", required=True
+        ),
+        **_pointwise(_TIME),
+        "energy_residual": Variable(
+            _TIME,
+            "audit of the flow: energy balance",
+            "L(0) - L(t) - int_0^t grad L . g ds, by 5-point Gauss quadrature on dense output",
+        ),
+        "status": Variable((), "why the flow ended", _STATUS_FORMULA, required=True),
+        "status_message": Variable((), "the verdict in sentences", _STATUS_FORMULA, required=True),
+    },
+    "flow_steps": {
+        "t": Variable(_STEP, "start of the attempted step", "t", required=True),
+        "dt": Variable(_STEP, "attempted step size", "dt", required=True),
+        "error_ratio": Variable(
+            _STEP,
+            "estimated error over tolerance; NaN where the back-end does not tell it",
+            "RMS of error / (atol + rtol |theta|)",
+        ),
+        "accepted": Variable(_STEP, "1 if accepted, 0 if rejected, -1 padding", "flag", "1", True),
+        "nfe": Variable(_STEP, "field evaluations so far", "count", required=True),
+        "hessians": Variable(_STEP, "Jacobians of the field so far", "count"),
+        "linear_solves": Variable(_STEP, "matrix factorisations so far", "count"),
+    },
+    "descent": {
+        "theta": Variable(
+            (*_RECORD, "parameter"), "parameters", "theta - eta g(theta), k times", required=True
+        ),
+        "update": Variable(_RECORD, "number of updates; -1 pads", "k", required=True),
+        "time": Variable(_RECORD, "time on the flow's clock", "t = eta k", required=True),
+        **_pointwise(_RECORD),
+        "drift_identity_residual": Variable(
+            _RECORD,
+            "audit of the drift off the sphere, summed over the updates (linear DEQ)",
+            "R_k^2 - R_0^2 - eta^2 sum_{j<k} |g_j|^2, g_j the vector that update j used",
+        ),
+        "status": Variable(("step_size",), "why the descent ended", _STATUS_FORMULA, required=True),
+        "status_message": Variable(
+            ("step_size",), "the verdict in sentences", _STATUS_FORMULA, required=True
+        ),
+    },
+    "comparison": {
+        "time": Variable(_RECORD, "time of the record", "t = eta k", required=True),
+        "distance": Variable(
+            _RECORD,
+            "distance of descent and flow at equal time",
+            "|theta_k - theta(eta k)|, the flow from its dense output",
+            required=True,
+        ),
+        "path_distance": Variable(
+            _RECORD, "distance of descent to the flow's path", "min_s |theta_k - theta(s)|"
+        ),
+        "lag": Variable(
+            _RECORD, "time of the nearest point of the path minus the clock", "argmin_s - eta k"
+        ),
+        "loss_difference": Variable(
+            _RECORD, "loss of descent minus loss of the flow", "L(theta_k) - L(theta(eta k))"
+        ),
+    },
+    "reference": {
+        "theta_limit": Variable(
+            ("parameter",), "limit of the flow", "c +- R / sqrt(1 + |xi|^2) (xi, -1), c = (0, 1)"
+        ),
+        "theta_exact": Variable(
+            (*_TIME, "parameter"), "exact flow in one dimension", "inverse of t(phi), closed form"
+        ),
+        "loss_bound": Variable(
+            _TIME, "upper bound of the loss", "L* + (L(0) - L*) exp(-4 lambda_min t / R^2)"
+        ),
+        "sphere_radius": Variable((), "radius of the sphere", "R(theta(0))", required=True),
+        "rate": Variable((), "rate of the bound", "4 lambda_min(Sigma) / R^2"),
+        "minimal_loss": Variable((), "smallest loss of a linear predictor", "L*"),
+        "sharpness_limit": Variable(
+            (), "sharpness at the flow's limit", "see gflow.theory.LinearReference"
+        ),
+        "critical_radius": Variable(
+            ("step_size",),
+            "radius below which gradient descent cannot settle",
+            "see gflow.theory.critical_radius",
+        ),
+    },
+}
+
+COORDINATES = {
+    "time": ("time on the clock t = eta k", "1"),
+    "parameter": ("name of the parameter", "1"),
+    "step": ("attempted step of the integrator", "1"),
+    "step_size": ("step size eta of gradient descent", "1"),
+    "record": ("stored iterate", "1"),
+    "sample": ("training sample", "1"),
+    "evaluation_sample": ("evaluation sample", "1"),
+    "feature": ("name of the input", "1"),
+    "trajectory": ("member of an ensemble", "1"),
+}
+
+
+def attributes(group: str, name: str) -> dict[str, str]:
+    """The attributes that every variable of a group carries."""
+    if name in GROUPS[group]:
+        variable = GROUPS[group][name]
+        return {
+            "long_name": variable.long_name,
+            "units": variable.units,
+            "formula": variable.formula,
+        }
+    return {"long_name": name, "units": "1", "formula": "user's observable"}
+
+
+def validate(tree: xr.DataTree) -> None:
+    """Check a tree against the schema.
+
+    Raises
+    ------
+    SchemaError
+        With every violation, one a line.
+    """
+    faults = [f"/ lacks the attribute {name}" for name in ROOT_ATTRIBUTES if name not in tree.attrs]
+    version = tree.attrs.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        faults.append(f"schema_version is {version}; this gflow reads version {SCHEMA_VERSION}")
+    if not {"flow", "descent"} & set(tree.children):
+        faults.append("there is neither a /flow nor a /descent group")
+    for name, node in tree.children.items():
+        known = GROUPS.get(name)
+        faults += [f"/{name} is no group of the schema"] if known is None else _faults(node, known)
+    if faults:
+        raise SchemaError("Not a gflow dataset: " + "; ".join(faults) + ".")
+
+
+def _faults(node: xr.DataTree, known: dict[str, Variable]) -> list[str]:
+    place, faults = f"/{node.name}", []
+    data = node.to_dataset(inherit=False)
+    faults += [f"{place} lacks {n}" for n, v in known.items() if v.required and n not in data]
+    faults += [f"{place}: dimension {d} has no coordinate" for d in data.dims if d not in data.coords]
+    for name, array in data.data_vars.items():
+        missing = [key for key in ("long_name", "units", "formula") if key not in array.attrs]
+        if missing:
+            faults.append(f"{place}/{name} lacks {', '.join(missing)}")
+        dims = tuple(d for d in array.dims if d != "trajectory")
+        expected = known[str(name)].dims if name in known else dims
+        if dims != expected:
+            faults.append(f"{place}/{name} has dimensions {dims}, not {expected}")
+    return faults

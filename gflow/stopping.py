@@ -1,0 +1,105 @@
+"""Stopping rules of a flow beside t_end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gflow.errors import ProblemError
+from gflow.integrators.base import Field
+from gflow.integrators.driver import Target
+from gflow.problem import Problem
+from gflow.status import Status
+from gflow.wording import did_you_mean
+
+KEYS = ("loss", "gradient_norm", "steady_state", "max_steps", "wall_seconds")
+MAX_STEPS = 1_000_000
+"""Budget of attempted steps unless ``max_steps`` is given."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Targets that the trajectory meets, and budgets that it may use up."""
+
+    targets: tuple[Target, ...]
+    max_steps: int = MAX_STEPS
+    wall_seconds: float = math.inf
+
+
+def read_stop(
+    stop: Mapping[str, Any] | None,
+    problem: Problem,
+    field: Field,
+    rtol: float,
+    atol: float,
+    t_end: float,
+) -> Stop:
+    """Read the user's stopping rules.
+
+    Parameters
+    ----------
+    stop : mapping or None
+        ``loss`` and ``gradient_norm``: end where they fall to this value, located on the dense
+        output. ``steady_state``: end where the RMS of (dtheta/dt) / (atol + rtol |theta|) falls to
+        this value (True means 1): theta moves by less than its tolerance per unit of time.
+        ``max_steps`` and ``wall_seconds`` are budgets: using one up is a failure.
+    problem : Problem
+    field : Field
+    rtol, atol : float
+        Tolerances of the flow.
+    t_end : float
+        May be infinite only if a rule is given.
+
+    Raises
+    ------
+    ProblemError
+        If a key is unknown, a value is not positive, or an infinite flow has no rule.
+    """
+    given = {key: value for key, value in (stop or {}).items() if value not in (None, False)}
+    for key, value in given.items():
+        _check(key, value)
+    if math.isinf(t_end) and not given:
+        raise ProblemError(
+            f"t_end is infinite; give a stopping rule, one of {', '.join(KEYS)}, or a finite t_end."
+        )
+
+    def norm(t: float, theta: Tensor) -> float:
+        return float(torch.linalg.vector_norm(problem.evaluate(theta).gradient))
+
+    def speed(t: float, theta: Tensor) -> float:
+        scaled = field(t, theta) / (atol + rtol * theta.abs())
+        return float(scaled.pow(2).mean().sqrt())
+
+    measures = {
+        "loss": (Status.LOSS, lambda t, theta: float(problem.loss(theta))),
+        "gradient_norm": (Status.GRADIENT_NORM, norm),
+        "steady_state": (Status.STEADY_STATE, speed),
+    }
+    targets = tuple(
+        Target(status, lambda t, theta, f=function, v=float(given[key]): f(t, theta) - v)
+        for key, (status, function) in measures.items()
+        if key in given
+    )
+    return Stop(
+        targets,
+        int(given.get("max_steps", MAX_STEPS)),
+        float(given.get("wall_seconds", math.inf)),
+    )
+
+
+def _check(key: str, value: Any) -> None:
+    if key not in KEYS:
+        raise ProblemError(
+            f"stop.{key} is unknown; {did_you_mean(key, KEYS)} Known: {', '.join(KEYS)}."
+        )
+    if key == "steady_state" and value is True:
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not value > 0 or (key == "max_steps" and value != int(value)):
+        kind = "a positive integer" if key == "max_steps" else "a positive number"
+        raise ProblemError(f"stop.{key} is {value!r}; it must be {kind}.")

@@ -1,0 +1,87 @@
+"""Where a dataset comes from: what is needed to trust it and to make it again."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gflow
+from gflow.data import sha256
+from gflow.schema import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from gflow.problem import Problem
+
+PACKAGES = ("torch", "torchdiffeq", "scipy", "numpy", "xarray", "netCDF4")
+
+
+def root_attributes(
+    problem: Problem, *, command: str, config: str, wall_seconds: float
+) -> dict[str, Any]:
+    """The attributes of a dataset's root, as :data:`gflow.schema.ROOT_ATTRIBUTES` lists them."""
+    import torch
+
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "gflow_version": gflow.__version__,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "config": config,
+        "wall_seconds": wall_seconds,
+        "versions": versions(),
+        "device": _device_name(problem),
+        "dtype": str(problem.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "git_revision": git_revision(),
+        "data_sha256": sha256(*(t.detach().cpu().double().numpy() for t in (problem.x, problem.y))),
+    }
+
+
+@functools.cache
+def versions() -> str:
+    """Versions of Python and the packages that decide the numbers, in one line."""
+    found = [f"python {platform.python_version()}"]
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+@functools.cache
+def git_revision() -> str:
+    """Commit of the checkout that gflow runs from, with ``+dirty``; empty outside a checkout."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return ""
+    revision = _git(folder, "rev-parse", "HEAD")
+    dirty = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return revision + "+dirty" if revision and dirty else revision
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _device_name(problem: Problem) -> str:
+    if problem.device.type != "cuda":
+        return str(problem.device)
+    import torch
+
+    return f"{problem.device} ({torch.cuda.get_device_name(problem.device)})"
