@@ -254,7 +254,9 @@ def _observe(name: str, function: Callable[[Tensor], Any], row: Tensor) -> Tenso
             "(P,), a tensor, and must return a number or a vector of fixed length."
         ) from error
     if value.ndim > 1:
-        raise ProblemError(f'observable "{name}" returned shape {tuple(value.shape)}, not a vector.')
+        raise ProblemError(
+            f'observable "{name}" returned shape {tuple(value.shape)}, not a vector.'
+        )
     return value
 
 

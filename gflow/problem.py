@@ -292,8 +292,10 @@ def _device(device: str | torch.device) -> torch.device:
 
 def _tensor(value: ArrayLike, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     try:
-        array = value.detach() if isinstance(value, Tensor) else torch.from_numpy(
-            np.array(value, dtype=np.float64)
+        array = (
+            value.detach()
+            if isinstance(value, Tensor)
+            else torch.from_numpy(np.array(value, dtype=np.float64))
         )
     except (TypeError, ValueError) as error:
         raise ProblemError(f"{name} cannot be read as an array of numbers: {error}.") from None

@@ -1,8 +1,8 @@
 """The dataset, schema version 1: which variables a run may hold, and what each one means.
 
 A file is a tree of groups. Every dimension has a coordinate; every variable has ``long_name``,
-``units`` ("1" if none) and ``formula``. Times are on the clock t = eta k. A variable is absent if it
-does not apply or was switched off; if it is present, it means what stands here.
+``units`` ("1" if none) and ``formula``. Times are on the clock t = eta k. A variable is absent if
+it does not apply or was switched off; if it is present, it means what stands here.
 """
 
 from __future__ import annotations
@@ -70,7 +70,10 @@ _POINTWISE = {
         "distance to the nearest theta at which the equilibrium may be lost",
         "linear: R; single-index: distance in theta2 to where 1 - theta2 sigma' can vanish",
     ),
-    "conditioning": ("smallest slope of the fixed-point equation", "min_i |1 - theta2 sigma'(s_i)|"),
+    "conditioning": (
+        "smallest slope of the fixed-point equation",
+        "min_i |1 - theta2 sigma'(s_i)|",
+    ),
     "equilibrium_residual": (
         "largest residual of the fixed point",
         "max_i |y_i - sigma(theta1 . x_i + theta2 y_i)|",
@@ -235,7 +238,9 @@ def _faults(node: xr.DataTree, known: dict[str, Variable]) -> list[str]:
     place, faults = f"/{node.name}", []
     data = node.to_dataset(inherit=False)
     faults += [f"{place} lacks {n}" for n, v in known.items() if v.required and n not in data]
-    faults += [f"{place}: dimension {d} has no coordinate" for d in data.dims if d not in data.coords]
+    faults += [
+        f"{place}: dimension {d} has no coordinate" for d in data.dims if d not in data.coords
+    ]
     for name, array in data.data_vars.items():
         missing = [key for key in ("long_name", "units", "formula") if key not in array.attrs]
         if missing:

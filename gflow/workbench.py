@@ -125,9 +125,7 @@ def integrate(
     >>> str(tree["flow"].status.values)
     't_end'
     """
-    options = FlowOptions(
-        float(t_end), method, rtol, atol, times, spacing, step_size, stop, flow
-    )
+    options = FlowOptions(float(t_end), method, rtol, atol, times, spacing, step_size, stop, flow)
     began, extra = time.perf_counter(), _extras(extras)
     problems, starts, ensemble = _pair(problem, theta0)
     groups = [_flow_groups(p, s, options, extra) for p, s in zip(problems, starts, strict=True)]
@@ -210,16 +208,12 @@ def compare(
     xarray.DataTree
         The groups of both, and ``/comparison``.
     """
-    options = FlowOptions(
-        float(t_end), method, rtol, atol, times, spacing, step_size, stop, flow
-    )
+    options = FlowOptions(float(t_end), method, rtol, atol, times, spacing, step_size, stop, flow)
     began, extra = time.perf_counter(), _extras(extras)
     start = _one_start(problem, theta0)
     end = float(t_end) if descent_t_end is None else float(descent_t_end)
     trajectory, groups = _integrate_one(problem, start, options, extra, dense=True)
-    descent = _descend(
-        problem, start, step_sizes, end, records, descent_spacing or spacing, extra
-    )
+    descent = _descend(problem, start, step_sizes, end, records, descent_spacing or spacing, extra)
     times_saved = groups["flow"].time.values
     groups |= _descent_groups(problem, start, descent, extra, times_saved)
     groups["comparison"] = assemble.comparison_group(problem, trajectory, descent)
@@ -244,9 +238,7 @@ def _integrate_one(
     evaluation = None if extra.evaluation is None else problem.on(*extra.evaluation)
     audit = EnergyAudit(problem) if switches["energy_residual"] else None
     trajectory, reason = run_flow(problem, start, options, extra.progress, audit, dense)
-    flow = assemble.flow_group(
-        problem, trajectory, switches, evaluation, extra.observables, audit
-    )
+    flow = assemble.flow_group(problem, trajectory, switches, evaluation, extra.observables, audit)
     flow = flow.assign_attrs(method_reason=reason, rtol=options.rtol, atol=options.atol)
     return trajectory, {"flow": flow, "flow_steps": assemble.steps_group(trajectory)}
 
@@ -277,9 +269,7 @@ def _descent_groups(
     switches = extra.switches()
     evaluation = None if extra.evaluation is None else problem.on(*extra.evaluation)
     groups = {
-        "descent": assemble.descent_group(
-            problem, descent, switches, evaluation, extra.observables
-        )
+        "descent": assemble.descent_group(problem, descent, switches, evaluation, extra.observables)
     }
     if switches["reference"]:
         reference = assemble.reference_group(problem, start, times, descent.step_sizes)
@@ -335,9 +325,7 @@ def _finite_start(theta: Tensor) -> Tensor:
     return theta
 
 
-def _merge(
-    groups: Sequence[dict[str, xr.Dataset]], ensemble: bool
-) -> dict[str, xr.Dataset]:
+def _merge(groups: Sequence[dict[str, xr.Dataset]], ensemble: bool) -> dict[str, xr.Dataset]:
     if not ensemble:
         return groups[0]
     names = [name for name in groups[0] if all(name in group for group in groups)]

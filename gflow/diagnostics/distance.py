@@ -30,9 +30,11 @@ def nearest_on_path(path: Path, theta: Tensor) -> tuple[Tensor, Tensor]:
     edges = torch.tensor([path.steps[0].t0, *(s.t1 for s in path.steps)], dtype=torch.float64)
     inner = torch.arange(SAMPLES, dtype=torch.float64) / SAMPLES
     times = torch.cat([(edges[:-1, None] + inner * edges.diff()[:, None]).reshape(-1), edges[-1:]])
-    distance, place = torch.cdist(
-        theta, path(times), compute_mode="donot_use_mm_for_euclid_dist"
-    ).nan_to_num(torch.inf).min(-1)
+    distance, place = (
+        torch.cdist(theta, path(times), compute_mode="donot_use_mm_for_euclid_dist")
+        .nan_to_num(torch.inf)
+        .min(-1)
+    )
     place = place.cpu()
     best = times[place]
     low, high = times[(place - 1).clamp(min=0)], times[(place + 1).clamp(max=len(times) - 1)]

@@ -18,7 +18,9 @@ STIFF = 500.0
 POWER_ITERATIONS = 20
 
 
-def choose(name: str, field: Field, theta0: Tensor, t_end: float, rtol: float) -> tuple[Method, str]:
+def choose(
+    name: str, field: Field, theta0: Tensor, t_end: float, rtol: float
+) -> tuple[Method, str]:
     """The method called `name`, or for ``auto`` one that suits the field, and the reason.
 
     Parameters

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field as default, replace
+from dataclasses import dataclass, replace
+from dataclasses import field as default
 from typing import Any, Protocol
 
 import torch
@@ -396,9 +397,7 @@ def _cut(step: Step, target: Target) -> Step:
     if target.excess(step.t0, step.theta0) <= 0:
         return step
     span = step.t1 - step.t0
-    t = float(
-        brentq(lambda t: target.excess(t, theta_at(t)), step.t0, step.t1, xtol=1e-9 * span)
-    )
+    t = float(brentq(lambda t: target.excess(t, theta_at(t)), step.t0, step.t1, xtol=1e-9 * span))
     theta = theta_at(t)
     if target.excess(t, theta) > 0:
         t = min(t + 2e-9 * span, step.t1)

@@ -177,10 +177,32 @@ def _method(
 
 
 SCIPY_METHODS: tuple[ScipyMethod, ...] = (
-    _method(RK23, 3, 3, 1, 3, "loose tolerances, not stiff", "Bogacki & Shampine 1989", tightening=0.1),
+    _method(
+        RK23, 3, 3, 1, 3, "loose tolerances, not stiff", "Bogacki & Shampine 1989", tightening=0.1
+    ),
     _method(RK45, 5, 4, 1, 6, "moderate tolerances, not stiff", "Dormand & Prince 1980"),
-    _method(DOP853, 8, 7, 1, 15, "tight tolerances, not stiff", "Hairer, Norsett & Wanner 1993", tightening=0.1),
+    _method(
+        DOP853,
+        8,
+        7,
+        1,
+        15,
+        "tight tolerances, not stiff",
+        "Hairer, Norsett & Wanner 1993",
+        tightening=0.1,
+    ),
     _method(Radau, 5, 3, 3, 8, "stiff, tight tolerances", "Hairer & Wanner 1996, IV.8"),
-    _method(BDF, None, None, 1, 2, "stiff, costly gradients", "Shampine & Reichelt 1997", tightening=0.2),
-    _method(LSODA, None, None, 1, 1.5, "stiff or not, switches by itself", "Petzold 1983", tightening=0.3),
+    _method(
+        BDF, None, None, 1, 2, "stiff, costly gradients", "Shampine & Reichelt 1997", tightening=0.2
+    ),
+    _method(
+        LSODA,
+        None,
+        None,
+        1,
+        1.5,
+        "stiff or not, switches by itself",
+        "Petzold 1983",
+        tightening=0.3,
+    ),
 )

@@ -59,9 +59,7 @@ def cubic(t_end: float = 10.0) -> Case:
     start = torch.tensor([0.3, 1.0, 3.0, -10.0], dtype=torch.float64)
     return Case(
         "cubic",
-        Field(
-            lambda t, y: -(y**3), jacobian=lambda t, y: -3 * torch.diag(y * y), symmetric=True
-        ),
+        Field(lambda t, y: -(y**3), jacobian=lambda t, y: -3 * torch.diag(y * y), symmetric=True),
         start,
         t_end,
         lambda t: start / torch.sqrt(1 + 2 * start**2 * t[:, None]),

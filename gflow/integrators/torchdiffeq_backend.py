@@ -72,7 +72,11 @@ class TorchdiffeqAdaptive(Method):
             return value
 
         solver = SOLVERS[_short(self.info)](
-            func=_Function(field), y0=theta, rtol=settings.rtol, atol=settings.atol, norm=norm,
+            func=_Function(field),
+            y0=theta,
+            rtol=settings.rtol,
+            atol=settings.atol,
+            norm=norm,
             first_step=settings.first_step,
         )
         solver._before_integrate(torch.tensor([t], dtype=torch.float64, device=theta.device))
@@ -86,7 +90,9 @@ class TorchdiffeqAdaptive(Method):
         while True:
             dt = limit - t0 if float(rk.dt) > (1 - 1e-10) * (limit - t0) else float(rk.dt)
             if not dt > 4 * math.ulp(t0):
-                raise Breakdown(Status.STEP_UNDERFLOW, f"the step {float(rk.dt):.3g} is below rounding")
+                raise Breakdown(
+                    Status.STEP_UNDERFLOW, f"the step {float(rk.dt):.3g} is below rounding"
+                )
             rk = state.solver._adaptive_step(rk._replace(dt=rk.dt.new_tensor(dt)))
             accepted = float(rk.t1) > t0
             attempts.append(Attempt(t0, dt, state.ratio[0], accepted))
@@ -156,7 +162,11 @@ class TorchdiffeqFixed(Method):
             warnings.simplefilter("always")
             change, f0 = state.solver._step_func(state.solver.func, *clock, like)
         if caught:
-            raise Breakdown(Status.METHOD_FAILED, f"torchdiffeq says: {str(caught[0].message).rstrip('.')}", retry=False)
+            raise Breakdown(
+                Status.METHOD_FAILED,
+                f"torchdiffeq says: {str(caught[0].message).rstrip('.')}",
+                retry=False,
+            )
         theta = like + change
         dense = hermite(t0, t1, like, theta, f0, lambda: field(t1, theta))
         step = Step(t0, t1, like, theta, dense, (Attempt(t0, h, math.nan, True),))
@@ -188,8 +198,16 @@ def _adaptive(
 ) -> TorchdiffeqAdaptive:
     return TorchdiffeqAdaptive(
         MethodInfo(
-            f"torchdiffeq:{name}", order, min(order, 4), True, False, True, advice, source,
-            evaluations, **measured,
+            f"torchdiffeq:{name}",
+            order,
+            min(order, 4),
+            True,
+            False,
+            True,
+            advice,
+            source,
+            evaluations,
+            **measured,
         )
     )
 
@@ -206,12 +224,29 @@ def _fixed(
 
 
 TORCHDIFFEQ_METHODS: tuple[Method, ...] = (
-    _adaptive("dopri8", 8, 13, "tight tolerances, not stiff, on any device", "Prince & Dormand 1981", lands=True),
+    _adaptive(
+        "dopri8",
+        8,
+        13,
+        "tight tolerances, not stiff, on any device",
+        "Prince & Dormand 1981",
+        lands=True,
+    ),
     _adaptive("dopri5", 5, 6, "not stiff, on any device", "Dormand & Prince 1980"),
-    _adaptive("bosh3", 3, 3, "loose tolerances, on any device", "Bogacki & Shampine 1989", lands=True),
-    _adaptive("fehlberg2", 2, 2, "very loose tolerances", "Fehlberg 1969", lands=True, tightening=0.03),
+    _adaptive(
+        "bosh3", 3, 3, "loose tolerances, on any device", "Bogacki & Shampine 1989", lands=True
+    ),
+    _adaptive(
+        "fehlberg2", 2, 2, "very loose tolerances", "Fehlberg 1969", lands=True, tightening=0.03
+    ),
     _adaptive("adaptive_heun", 2, 1, "very loose tolerances", "Heun 1900"),
-    _fixed("euler", 1, 1, "gradient descent as an integrator: step_size is the learning rate", "Euler 1768"),
+    _fixed(
+        "euler",
+        1,
+        1,
+        "gradient descent as an integrator: step_size is the learning rate",
+        "Euler 1768",
+    ),
     _fixed("midpoint", 2, 2, "fixed step", "Runge 1895"),
     _fixed("heun2", 2, 2, "fixed step", "Heun 1900"),
     _fixed("heun3", 3, 3, "fixed step", "Heun 1900"),

@@ -72,7 +72,7 @@ class Model(ABC):
 
     @abstractmethod
     def conditioning(self, equilibrium: Equilibrium) -> Tensor:
-        """Smallest \\|1 - J\\| over the inputs, shape (...); 0 where the gradient is singular."""
+        """Smallest |1 - J| over the inputs, shape (...); 0 where the gradient is singular."""
 
     @abstractmethod
     def pullback(

@@ -47,7 +47,9 @@ class SingleIndexDEQ(Model):
 
     def __init__(self, dim: int, activation: str | Activation = "tanh") -> None:
         if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-            raise ProblemError(f"dim is {dim!r}; it must be a positive integer, the input's length.")
+            raise ProblemError(
+                f"dim is {dim!r}; it must be a positive integer, the input's length."
+            )
         self.dim = dim
         self.activation = parse_activation(activation)
 
@@ -87,7 +89,10 @@ class SingleIndexDEQ(Model):
         )
         output, slope = root.jet
         if not root.converged:
-            gap, allowed = residual(root.point)[0].abs(), 1e4 * (scale + rounding * root.point.abs())
+            gap, allowed = (
+                residual(root.point)[0].abs(),
+                1e4 * (scale + rounding * root.point.abs()),
+            )
             valid = valid & (gap <= allowed).all(-1)
         if safe is not theta or not root.converged:
             output = torch.where(valid[..., None], output, torch.nan)
