@@ -26,7 +26,21 @@ _HOMES = {
 }
 _ORIGINAL_NAMES = {"open": "open_tree", "plot": "plot_run"}
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "GflowError",
+    "LinearDEQ",
+    "Problem",
+    "SingleIndexDEQ",
+    "Status",
+    "__version__",
+    "compare",
+    "descend",
+    "integrate",
+    "open",
+    "plot",
+    "save",
+    "validate",
+]
 
 if TYPE_CHECKING:
     from gflow.errors import GflowError

@@ -17,7 +17,7 @@ from gflow.diagnostics.distance import nearest_on_path
 from gflow.diagnostics.energy import EnergyAudit
 from gflow.diagnostics.pointwise import evaluate_pointwise
 from gflow.errors import ProblemError
-from gflow.integrators.driver import Trajectory
+from gflow.integrators.trajectory import Trajectory
 from gflow.models import LinearDEQ
 from gflow.problem import Problem
 from gflow.theory import LinearReference, critical_radius, exact_trajectory

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -143,5 +142,5 @@ def _descent_end(config: Config) -> float:
     assert config.descent is not None
     if config.descent.t_end is not None:
         return config.descent.t_end
-    assert config.flow is not None and math.isfinite(config.flow.t_end)
+    assert config.flow is not None
     return config.flow.t_end

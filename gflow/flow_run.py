@@ -16,7 +16,8 @@ from gflow.errors import ProblemError
 from gflow.flows import FLOWS
 from gflow.integrators.auto import choose
 from gflow.integrators.base import Settings, Step
-from gflow.integrators.driver import Observer, Trajectory, integrate_field
+from gflow.integrators.driver import Observer, integrate_field
+from gflow.integrators.trajectory import Trajectory
 from gflow.problem import Problem
 from gflow.stopping import read_stop
 from gflow.times import save_times

@@ -239,7 +239,7 @@ class Problem:
     def _chunks(self, theta: Tensor, cost: int = 1) -> Iterator[Tensor]:
         if theta.ndim == 1:
             return iter((theta,))
-        return iter(theta.split(max(1, CHUNK // (self.n_samples * cost))))
+        return iter(torch.split(theta, max(1, CHUNK // (self.n_samples * cost))))
 
     def _inputs(self, x: ArrayLike) -> Tensor:
         inputs = _finite(_tensor(x, "x", self.dtype, self.device), "x")
@@ -273,7 +273,7 @@ def _abbreviate(names: tuple[str, ...]) -> tuple[str, ...]:
 def _dtype(dtype: torch.dtype | str) -> torch.dtype:
     known = {"float64": torch.float64, "float32": torch.float32}
     found = known.get(dtype) if isinstance(dtype, str) else dtype
-    if found not in known.values():
+    if found is None or found not in known.values():
         raise ProblemError(f"dtype is {dtype}; it must be float64 or float32.")
     return found
 

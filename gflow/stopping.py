@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from gflow.integrators.driver import Target
 from gflow.problem import Problem
 from gflow.status import Status
 from gflow.wording import did_you_mean
+
+Measure = Callable[[float, Tensor], float]
 
 KEYS = ("loss", "gradient_norm", "steady_state", "max_steps", "wall_seconds")
 MAX_STEPS = 1_000_000
@@ -68,6 +70,18 @@ def read_stop(
             f"t_end is infinite; give a stopping rule, one of {', '.join(KEYS)}, or a finite t_end."
         )
 
+    rules = _rules(problem, field, rtol, atol)
+    targets = tuple(_target(*rules[key], float(given[key])) for key in rules if key in given)
+    return Stop(
+        targets,
+        int(given.get("max_steps", MAX_STEPS)),
+        float(given.get("wall_seconds", math.inf)),
+    )
+
+
+def _rules(
+    problem: Problem, field: Field, rtol: float, atol: float
+) -> dict[str, tuple[Status, Measure]]:
     def norm(t: float, theta: Tensor) -> float:
         return float(torch.linalg.vector_norm(problem.evaluate(theta).gradient))
 
@@ -75,21 +89,15 @@ def read_stop(
         scaled = field(t, theta) / (atol + rtol * theta.abs())
         return float(scaled.pow(2).mean().sqrt())
 
-    measures = {
+    return {
         "loss": (Status.LOSS, lambda t, theta: float(problem.loss(theta))),
         "gradient_norm": (Status.GRADIENT_NORM, norm),
         "steady_state": (Status.STEADY_STATE, speed),
     }
-    targets = tuple(
-        Target(status, lambda t, theta, f=function, v=float(given[key]): f(t, theta) - v)
-        for key, (status, function) in measures.items()
-        if key in given
-    )
-    return Stop(
-        targets,
-        int(given.get("max_steps", MAX_STEPS)),
-        float(given.get("wall_seconds", math.inf)),
-    )
+
+
+def _target(status: Status, measure: Measure, threshold: float) -> Target:
+    return Target(status, lambda t, theta: measure(t, theta) - threshold)
 
 
 def _check(key: str, value: Any) -> None:

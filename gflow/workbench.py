@@ -20,7 +20,7 @@ from gflow.diagnostics.energy import EnergyAudit
 from gflow.diagnostics.pointwise import POINTWISE
 from gflow.errors import ProblemError
 from gflow.flow_run import FlowOptions, Progress, ProgressCallback, loss_and_norm, run_flow
-from gflow.integrators.driver import Trajectory
+from gflow.integrators.trajectory import Trajectory
 from gflow.problem import ArrayLike, Problem
 from gflow.store.provenance import root_attributes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gflow.integrators.driver import Path
+from gflow.integrators.trajectory import Path
 
 SAMPLES = 8
 """Points per step at which the path is first sampled, and per bracket when refined."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gflow.integrators.base import Step
-from gflow.integrators.driver import evaluate_steps
+from gflow.integrators.trajectory import evaluate_steps
 from gflow.problem import Problem
 
 NODES = 5

@@ -27,7 +27,8 @@ def loss(problem: Problem, equilibrium: Equilibrium) -> Tensor:
 
 def gradient_norm(problem: Problem, equilibrium: Equilibrium) -> Tensor:
     """Norm (B,) of the gradient that the problem's backward gives."""
-    return torch.linalg.vector_norm(problem.gradient_at(equilibrium), dim=-1)
+    norm: Tensor = torch.linalg.vector_norm(problem.gradient_at(equilibrium), dim=-1)
+    return norm
 
 
 def sphere_radius(problem: Problem, equilibrium: Equilibrium) -> Tensor:
@@ -99,7 +100,8 @@ def evaluate_pointwise(
 def _sharpness_at_saves(problem: Problem, theta: Tensor, every: bool) -> Tensor:
     count, size = theta.shape
     affordable = count if every else min(count, max(11, SHARPNESS_WORK // size**2))
-    chosen = torch.linspace(0, count - 1, affordable, dtype=torch.float64).round().long().unique()
+    places = torch.linspace(0, count - 1, affordable, dtype=torch.float64).round().long()
+    chosen = torch.unique(places)
     values = theta.new_full((count,), torch.nan)
     parts = [
         sharpness(problem, equilibrium)

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from dataclasses import field as default
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +13,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from gflow.integrators.base import Attempt, Breakdown, Field, Halt, Method, Settings, Step
+from gflow.integrators.trajectory import LoggedStep, Path, Saver, Trajectory, evaluate_steps
 from gflow.status import Status
 
 SHRINK = 0.25
@@ -24,8 +24,6 @@ BLOW_UP = 1e10
 """Growth of |theta| (relative to 1 + |theta0|) at which a trajectory counts as diverged."""
 GROWING = 1e4
 """The same, where a trajectory ends in a failure."""
-SNAP = 1e-12
-"""Fraction of a step within which a time counts as the step's end."""
 
 
 class Observer(Protocol):
@@ -49,108 +47,6 @@ class Target:
 
     status: Status
     excess: Callable[[float, Tensor], float]
-
-
-@dataclass(frozen=True)
-class LoggedStep:
-    """One attempt, and the totals after the accepted step that it led to."""
-
-    attempt: Attempt
-    nfe: int
-    hessians: int
-    linear_solves: int
-
-
-@dataclass
-class Path:
-    """Dense output of a whole trajectory, callable at any time of it."""
-
-    steps: list[Step] = default(default_factory=list)
-
-    def observe(self, step: Step, nfe: int) -> None:
-        """Keep the step."""
-        self.steps.append(step)
-
-    def __call__(self, times: Tensor) -> Tensor:
-        """Theta at times (k,) within the trajectory, shape (k, P)."""
-        return evaluate_steps(self.steps, times)
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """What an integration produced, whether or not it reached its end.
-
-    Attributes
-    ----------
-    t : Tensor, shape (T,)
-        The saved times; the last one is where the run ended.
-    theta : Tensor, shape (T, P)
-    status : Status
-    message : str
-        The verdict in sentences.
-    log : list of LoggedStep
-    nfe, hessians, linear_solves : int
-    wall_seconds : float
-    method : str
-    path : Path or None
-        Dense output, if asked for.
-    """
-
-    t: Tensor
-    theta: Tensor
-    status: Status
-    message: str
-    log: list[LoggedStep]
-    nfe: int
-    hessians: int
-    linear_solves: int
-    wall_seconds: float
-    method: str
-    path: Path | None = None
-
-    @property
-    def accepted(self) -> int:
-        """Number of accepted steps."""
-        return sum(entry.attempt.accepted for entry in self.log)
-
-    @property
-    def rejected(self) -> int:
-        """Number of rejected steps."""
-        return len(self.log) - self.accepted
-
-    def resaved(self, times: Callable[[float], Tensor]) -> Trajectory:
-        """The same trajectory saved at times chosen from where it ended; needs its path."""
-        end = float(self.t[-1])
-        if self.path is None or not end > 0:
-            return self
-        chosen = times(end)
-        return replace(self, t=chosen, theta=self.path(chosen))
-
-
-class Saver:
-    """Evaluates the requested times on the dense output of each step."""
-
-    def __init__(self, times: Tensor, theta0: Tensor) -> None:
-        self.pending = times[times > 0]
-        self.t = [times.new_zeros(1)]
-        self.theta = [theta0[None]]
-
-    def observe(self, step: Step, nfe: int) -> None:
-        """Save what falls into the step."""
-        count = int(torch.searchsorted(self.pending, step.t1, right=True))
-        if count:
-            due, self.pending = self.pending[:count], self.pending[count:]
-            self._append(due, evaluate_steps([step], due))
-
-    def finish(self, t: float, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the last point, if it is not a save already, and join everything."""
-        if t > float(self.t[-1][-1]):
-            self._append(self.pending.new_tensor([t]), theta[None])
-        return torch.cat(self.t), torch.cat(self.theta)
-
-    def _append(self, t: Tensor, theta: Tensor) -> None:
-        self.t.append(t)
-        self.theta.append(theta)
 
 
 class _Meter:
@@ -361,7 +257,7 @@ def integrate_field(
     run = _Run(field, theta0, method, tightened)
     meter = _Meter(field, began + wall_seconds)
     saver, path = Saver(times, theta0), Path()
-    watching = [saver, *([path] if dense else []), *observers]
+    watching: list[Observer] = [saver, *([path] if dense else []), *observers]
     with torch.no_grad():
         status, reason = run.loop(meter, targets, max_steps, watching)
     t, theta = saver.finish(run.t, run.theta)
@@ -403,19 +299,3 @@ def _cut(step: Step, target: Target) -> Step:
         t = min(t + 2e-9 * span, step.t1)
         theta = theta_at(t)
     return replace(step, t1=t, theta1=theta)
-
-
-def evaluate_steps(steps: Sequence[Step], times: Tensor) -> Tensor:
-    """Dense output at times (k,), exact at the ends of steps."""
-    ends = torch.tensor([step.t1 for step in steps], dtype=torch.float64)
-    place = torch.searchsorted(ends, times).clamp(max=len(steps) - 1)
-    theta = steps[0].theta0.new_empty(len(times), steps[0].theta0.shape[-1])
-    for index in place.unique().tolist():
-        step, here = steps[index], place == index
-        x = (times[here] - step.t0) / (step.t1 - step.t0)
-        inside = (x > SNAP) & (x < 1 - SNAP)
-        values = torch.where((x >= 0.5).to(theta.device)[:, None], step.theta1, step.theta0)
-        if bool(inside.any()):
-            values[inside] = step.interpolate(times[here][inside].to(theta.device))
-        theta[here] = values
-    return theta

@@ -175,7 +175,8 @@ class SingleIndexDEQ(Model):
         """R = sqrt(|theta1|^2 + (1 - theta2)^2); conserved for the identity only ([DR] Thm 3.1)."""
         offset = theta.clone()
         offset[..., -1] -= 1.0
-        return torch.linalg.vector_norm(offset, dim=-1)
+        radius: Tensor = torch.linalg.vector_norm(offset, dim=-1)
+        return radius
 
     def singular_distance(self, theta: Tensor) -> Tensor:
         """Distance in theta2 to the edge of the region where the fixed point is unique."""
