@@ -227,7 +227,11 @@ class Diagnostics(Table):
         default=True, description="store min |1 - theta2 sigma'| over the samples"
     )
     equilibrium_residual: bool = Field(default=True, description="store the fixed points' residual")
-    sharpness: bool = Field(default=True, description="store the Hessian's largest eigenvalue")
+    sharpness: bool | Literal["all"] = Field(
+        default=True,
+        description="store the Hessian's largest eigenvalue, at fewer saves where P is large "
+        "(all: at every save)",
+    )
     energy_residual: bool = Field(
         default=True, description="store the residual of the energy identity"
     )

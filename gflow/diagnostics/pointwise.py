@@ -16,8 +16,10 @@ from gflow.problem import EXACT, Problem
 
 SHARPNESS_LIMIT = 500
 """Parameters up to which the sharpness is computed, from the exact Hessian."""
-SHARPNESS_WORK = 400 * 32**2
+SHARPNESS_WORK = 200 * 32**2
 """Saves x P^2 up to which the sharpness is computed at every save; beyond, at fewer."""
+SHARPNESS_LEAST = 5
+"""Saves at which it is computed at least, the first and the last among them."""
 
 
 def loss(problem: Problem, equilibrium: Equilibrium) -> Tensor:
@@ -99,7 +101,7 @@ def evaluate_pointwise(
 
 def _sharpness_at_saves(problem: Problem, theta: Tensor, every: bool) -> Tensor:
     count, size = theta.shape
-    affordable = count if every else min(count, max(11, SHARPNESS_WORK // size**2))
+    affordable = count if every else min(count, max(SHARPNESS_LEAST, SHARPNESS_WORK // size**2))
     places = torch.linspace(0, count - 1, affordable, dtype=torch.float64).round().long()
     chosen = torch.unique(places)
     values = theta.new_full((count,), torch.nan)
