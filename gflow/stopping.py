@@ -102,9 +102,7 @@ def _target(status: Status, measure: Measure, threshold: float) -> Target:
 
 def _check(key: str, value: Any) -> None:
     if key not in KEYS:
-        raise ProblemError(
-            f"stop.{key} is unknown; {did_you_mean(key, KEYS)} Known: {', '.join(KEYS)}."
-        )
+        raise ProblemError(f"stop.{key} is unknown{did_you_mean(key, KEYS)}")
     if key == "steady_state" and value is True:
         return
     number = isinstance(value, int | float) and not isinstance(value, bool)

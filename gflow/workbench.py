@@ -23,6 +23,7 @@ from gflow.flow_run import FlowOptions, Progress, ProgressCallback, loss_and_nor
 from gflow.integrators.trajectory import Trajectory
 from gflow.problem import ArrayLike, Problem
 from gflow.store.provenance import root_attributes
+from gflow.wording import did_you_mean
 
 DIAGNOSTICS = (*POINTWISE, "evaluation_loss", "sharpness", "energy_residual", "reference")
 """Names that ``diagnostics`` accepts; all are on unless switched off."""
@@ -56,9 +57,8 @@ class Extras:
         given = dict(self.diagnostics or {})
         unknown = [name for name in given if name not in DIAGNOSTICS]
         if unknown:
-            raise ProblemError(
-                f"diagnostics.{unknown[0]} is unknown; there are {', '.join(DIAGNOSTICS)}."
-            )
+            hint = did_you_mean(unknown[0], DIAGNOSTICS)
+            raise ProblemError(f"diagnostics.{unknown[0]} is unknown{hint}")
         return dict.fromkeys(DIAGNOSTICS, True) | given
 
 

@@ -197,7 +197,7 @@ def test_a_flow_that_cannot_start_is_a_dataset(linear: gflow.Problem) -> None:
         ({"method": "rk4"}, "needs step_size"),
         ({"times": [0.0, 5.0]}, "beyond t_end"),
         ({"spacing": "cubic"}, "must be linear or log"),
-        ({"stop": {"los": 1}}, "did you mean loss"),
+        ({"stop": {"los": 1}}, 'did you mean "loss"'),
         ({"flow": "nesterov"}, 'flow "nesterov" is unknown'),
         ({"diagnostics": {"sharpnes": False}}, "diagnostics.sharpnes is unknown"),
     ],

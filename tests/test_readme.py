@@ -1,0 +1,37 @@
+"""Every Python example that users are shown runs."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+import gflow
+import gflow.workbench
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_readme_s_python_runs(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    tree = names["tree"]
+    assert str(tree["flow"].status.values) == "t_end"  # type: ignore[index]
+    assert gflow.open(tmp_path / "run.nc").identical(tree)  # type: ignore[arg-type]
+
+
+def test_there_is_an_example() -> None:
+    assert BLOCKS
+
+
+def test_the_docstrings_examples_run() -> None:
+    failures, tried = doctest.testmod(gflow.workbench)
+    assert tried > 0
+    assert failures == 0
