@@ -210,6 +210,9 @@ class Descent(Table):
     )
     records: Several = Field(default=200, description="number of updates stored per run")
     spacing: Spacing = Field(default="linear", description="spacing of the records")
+    wall_seconds: Positive | None = Field(
+        default=None, description="stop all runs after this time (seconds)"
+    )
 
 
 class Diagnostics(Table):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -70,17 +71,27 @@ def run_config(
     if kind == "integrate":
         return integrate(problem, start, **_flow_arguments(config), **arguments)
     assert config.descent is not None
-    steps, records = config.descent.step_sizes, config.descent.records
+    table, end = config.descent, _descent_end(config)
+    wall_seconds = table.wall_seconds or math.inf
     if kind == "descend":
-        end, spacing = _descent_end(config), config.descent.spacing
-        return descend(problem, start, steps, end, records=records, spacing=spacing, **arguments)
+        return descend(
+            problem,
+            start,
+            table.step_sizes,
+            end,
+            records=table.records,
+            spacing=table.spacing,
+            wall_seconds=wall_seconds,
+            **arguments,
+        )
     return compare(
         problem,
         start,
-        steps,
-        records=records,
-        descent_t_end=_descent_end(config),
-        descent_spacing=config.descent.spacing,
+        table.step_sizes,
+        records=table.records,
+        descent_t_end=end,
+        descent_spacing=table.spacing,
+        descent_wall_seconds=wall_seconds,
         **_flow_arguments(config),
         **arguments,
     )

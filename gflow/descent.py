@@ -16,6 +16,9 @@ from gflow.problem import Problem
 from gflow.status import Status
 from gflow.times import save_times
 
+CHECK = 200
+"""Updates between two looks at the clock."""
+
 DIVERGED = 1e10
 """Growth of |theta| (relative to 1 + |theta0|) at which a descent counts as diverged."""
 
@@ -172,7 +175,7 @@ class _Run:
         last = max(int(planned[-1]) for planned in self.recorder.planned)
         self._record()
         while self.rows:
-            for _ in range(self.recorder.horizon(self.rows) - self.k):
+            for _ in range(min(self.recorder.horizon(self.rows) - self.k, CHECK)):
                 if not self._update():
                     break
             self._record()

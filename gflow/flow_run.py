@@ -55,17 +55,17 @@ ProgressCallback = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class FlowOptions:
-    """How a flow is integrated; the defaults of :func:`integrate`."""
+    """How a flow is integrated: the arguments of :func:`gflow.integrate`."""
 
     t_end: float
-    method: str = "auto"
-    rtol: float = 1e-6
-    atol: float = 1e-9
-    times: int | Sequence[float] = 200
-    spacing: str = "linear"
-    step_size: float | None = None
-    stop: Mapping[str, Any] | None = None
-    flow: str = "gradient"
+    method: str
+    rtol: float
+    atol: float
+    times: int | Sequence[float]
+    spacing: str
+    step_size: float | None
+    stop: Mapping[str, Any] | None
+    flow: str
 
 
 def run_flow(
@@ -115,22 +115,38 @@ def run_flow(
     return trajectory, reason
 
 
+class Ticker:
+    """Says at most five times a second that it is time to report."""
+
+    INTERVAL = 0.2
+
+    def __init__(self) -> None:
+        self._next = time.perf_counter()
+
+    def due(self) -> bool:
+        """Whether the interval has passed; if so, the next one begins."""
+        now = time.perf_counter()
+        if now < self._next:
+            return False
+        self._next = now + self.INTERVAL
+        return True
+
+
 class _Reporter:
-    """Observer that tells a progress callback about the flow, at most five times a second."""
+    """Observer that tells a progress callback about the flow."""
 
     def __init__(self, problem: Problem, t_end: float, progress: ProgressCallback) -> None:
         self._problem, self._t_end, self._progress = problem, t_end, progress
-        self._next = time.perf_counter()
+        self._ticker = Ticker()
 
     def observe(self, step: Step, nfe: int) -> None:
         """Report, if it is time."""
-        if time.perf_counter() < self._next:
+        if not self._ticker.due():
             return
         loss, norm = loss_and_norm(self._problem, step.theta1)
         fraction = step.t1 / self._t_end if math.isfinite(self._t_end) else math.nan
         dt = step.t1 - step.t0
         self._progress(Progress(fraction, step.t1, loss, norm, dt, nfe, "flow"))
-        self._next = time.perf_counter() + 0.2
 
 
 def loss_and_norm(problem: Problem, theta: Tensor) -> tuple[float, float]:

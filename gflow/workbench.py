@@ -19,9 +19,10 @@ from gflow.descent import Descent, gradient_descent
 from gflow.diagnostics.energy import EnergyAudit
 from gflow.diagnostics.pointwise import POINTWISE
 from gflow.errors import ProblemError
-from gflow.flow_run import FlowOptions, Progress, ProgressCallback, loss_and_norm, run_flow
+from gflow.flow_run import FlowOptions, Progress, ProgressCallback, Ticker, loss_and_norm, run_flow
 from gflow.integrators.trajectory import Trajectory
 from gflow.problem import ArrayLike, Problem
+from gflow.status import Status
 from gflow.store.provenance import root_attributes
 from gflow.wording import did_you_mean
 
@@ -140,6 +141,7 @@ def descend(
     *,
     records: int = 200,
     spacing: str = "linear",
+    wall_seconds: float = math.inf,
     **extras: Any,
 ) -> xr.DataTree:
     """Run gradient descent at several step sizes, on the clock t = eta k.
@@ -156,6 +158,8 @@ def descend(
         Stored iterates per step size.
     spacing : str
         ``linear`` or ``log`` in the update number.
+    wall_seconds : float
+        Budget of wall-clock time; using it up is a failure, with the records so far.
     **extras
         As for :func:`integrate`.
 
@@ -166,7 +170,8 @@ def descend(
     """
     began, extra = time.perf_counter(), _extras(extras)
     start = _one_start(problem, theta0)
-    descent = _descend(problem, start, step_sizes, float(t_end), records, spacing, extra)
+    plan = _DescentPlan(step_sizes, float(t_end), records, spacing, wall_seconds)
+    descent = _descend(problem, start, plan, extra)
     groups = _descent_groups(problem, start, descent, extra, times=None)
     return _tree(problem, groups, extra, began)
 
@@ -180,6 +185,7 @@ def compare(
     records: int = 200,
     descent_t_end: float | None = None,
     descent_spacing: str | None = None,
+    descent_wall_seconds: float = math.inf,
     method: str = "auto",
     rtol: float = 1e-6,
     atol: float = 1e-9,
@@ -200,22 +206,31 @@ def compare(
         End of the descents if it is not `t_end`.
     descent_spacing : str, optional
         Spacing of the descents' records if it is not `spacing`.
+    descent_wall_seconds : float
+        Budget of wall-clock time of the descents.
     method, rtol, atol, times, step_size, stop, flow, **extras
         As for :func:`integrate`.
 
     Returns
     -------
     xarray.DataTree
-        The groups of both, and ``/comparison``.
+        The groups of both, and ``/comparison``; those of the flow alone if it was interrupted.
     """
     options = FlowOptions(float(t_end), method, rtol, atol, times, spacing, step_size, stop, flow)
     began, extra = time.perf_counter(), _extras(extras)
     start = _one_start(problem, theta0)
-    end = float(t_end) if descent_t_end is None else float(descent_t_end)
     trajectory, groups = _integrate_one(problem, start, options, extra, dense=True)
-    descent = _descend(problem, start, step_sizes, end, records, descent_spacing or spacing, extra)
-    times_saved = groups["flow"].time.values
-    groups |= _descent_groups(problem, start, descent, extra, times_saved)
+    if trajectory.status is Status.INTERRUPTED:
+        return _tree(problem, groups, extra, began)
+    plan = _DescentPlan(
+        step_sizes,
+        options.t_end if descent_t_end is None else float(descent_t_end),
+        records,
+        descent_spacing or spacing,
+        descent_wall_seconds,
+    )
+    descent = _descend(problem, start, plan, extra)
+    groups |= _descent_groups(problem, start, descent, extra, groups["flow"].time.values)
     groups["comparison"] = assemble.comparison_group(problem, trajectory, descent)
     return _tree(problem, groups, extra, began)
 
@@ -243,24 +258,36 @@ def _integrate_one(
     return trajectory, {"flow": flow, "flow_steps": assemble.steps_group(trajectory)}
 
 
-def _descend(
-    problem: Problem,
-    start: Tensor,
-    step_sizes: Sequence[float],
-    t_end: float,
-    records: int,
-    spacing: str,
-    extra: Extras,
-) -> Descent:
-    report = None
-    if extra.progress is not None:
-        callback = extra.progress
+@dataclass(frozen=True)
+class _DescentPlan:
+    """The arguments of a descent."""
 
-        def report(fraction: float, theta: Tensor) -> None:
+    step_sizes: Sequence[float]
+    t_end: float
+    records: int
+    spacing: str
+    wall_seconds: float
+
+
+def _descend(problem: Problem, start: Tensor, plan: _DescentPlan, extra: Extras) -> Descent:
+    ticker, callback = Ticker(), extra.progress
+
+    def report(fraction: float, theta: Tensor) -> None:
+        if callback is not None and ticker.due():
             loss, norm = loss_and_norm(problem, theta)
-            callback(Progress(fraction, fraction * t_end, loss, norm, math.nan, 0, "descent"))
+            t = fraction * plan.t_end
+            callback(Progress(fraction, t, loss, norm, math.nan, 0, "descent"))
 
-    return gradient_descent(problem, start, step_sizes, t_end, records, spacing, progress=report)
+    return gradient_descent(
+        problem,
+        start,
+        plan.step_sizes,
+        plan.t_end,
+        plan.records,
+        plan.spacing,
+        wall_seconds=plan.wall_seconds,
+        progress=report,
+    )
 
 
 def _descent_groups(
