@@ -34,9 +34,7 @@ FLOWS = [
 @pytest.mark.parametrize("case", DESCENTS)
 def test_gradient_descent_reproduces_the_recorded_parameters(case: str) -> None:
     eta, offset, at_4000, at_40000 = DESCENTS[case]
-    tree = gflow.descend(
-        sigmoid_problem(), small_start() + offset, [eta], 40000 * eta, records=11
-    )
+    tree = gflow.descend(sigmoid_problem(), small_start() + offset, [eta], 40000 * eta, records=11)
     descent = tree["descent"].to_dataset().isel(step_size=0)
     assert list(descent["update"].values[[1, -1]]) == [4000, 40000]
     np.testing.assert_allclose(descent.theta.values[1], at_4000, rtol=0, atol=1e-9)
