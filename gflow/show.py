@@ -1,0 +1,196 @@
+"""What a run came to, as titled tables of text; read from its dataset alone, without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gflow.status import Status
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Rows = list[tuple[str, ...]]
+"""Rows of two cells are a name and a value; of wider rows the first one is the header."""
+
+NOT_KNOWN = "-"
+
+
+def summary(tree: xr.DataTree) -> list[tuple[str, Rows]]:
+    """Summarise a run.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree
+        From :func:`gflow.open` or a run.
+
+    Returns
+    -------
+    list of (title, rows)
+        Rows of two cells are a name and a value; of wider rows the first one is the header.
+    """
+    groups = {name: node.to_dataset(inherit=False) for name, node in tree.children.items()}
+    sections = [("Run", _run(tree.attrs)), ("Problem", _problem(tree, groups))]
+    if "flow" in groups and "trajectory" in groups["flow"].dims:
+        sections.append(("Flows", _ensemble(groups)))
+    elif "flow" in groups:
+        sections += [("Flow", _flow(groups)), ("Where the flow ended", _flow_end(groups))]
+    if "descent" in groups:
+        sections.append(("Gradient descent", _descents(groups)))
+        early = _early_ends(groups["descent"])
+        sections += [("Step sizes that ended early", early)] if early else []
+    return sections
+
+
+def _run(attrs: Mapping[Any, Any]) -> Rows:
+    revision = attrs["git_revision"]
+    version = f"gflow {attrs['gflow_version']}" + (
+        f" ({revision[:12]}{revision[40:]})" if revision else ""
+    )
+    threads = f"{attrs['threads']} thread{'s' if attrs['threads'] != 1 else ''}"
+    return [
+        ("created", f"{attrs['created_at']} by {version}"),
+        ("command", attrs["command"]),
+        ("computed on", f"{attrs['device']}, {attrs['dtype']}, {threads}"),
+        ("wall time", f"{attrs['wall_seconds']:.3g} s"),
+    ]
+
+
+def _problem(tree: xr.DataTree, groups: Mapping[str, xr.Dataset]) -> Rows:
+    attrs = groups["problem"].attrs if "problem" in groups else {}
+    rows = [(key, str(attrs[key])) for key in ("model", "backward", "samples") if key in attrs]
+    source = attrs.get("data_source", NOT_KNOWN)
+    return [*rows, ("data", f"{source}; SHA-256 {tree.attrs['data_sha256'][:12]}")]
+
+
+def _flow(groups: Mapping[str, xr.Dataset]) -> Rows:
+    flow, steps = groups["flow"], groups["flow_steps"]
+    accepted = int((steps.accepted == 1).sum())
+    hessians = steps.hessians.values[-1:] if "hessians" in steps else ()
+    return [
+        ("method", str(flow.attrs["method_reason"])),
+        ("tolerances", f"rtol {flow.attrs['rtol']:g}, atol {flow.attrs['atol']:g}"),
+        ("status", str(flow.status_message.item())),
+        ("t reached", _number(flow.time.values[-1])),
+        ("steps", f"{accepted} accepted, {steps.sizes['step'] - accepted} rejected"),
+        ("field evaluations", str(flow.attrs["nfe"])),
+        ("Hessians", str(max(hessians, default=0))),
+    ]
+
+
+def _flow_end(groups: Mapping[str, xr.Dataset]) -> Rows:
+    """Quantities at the end, or the largest over the saves; what is known of them beside."""
+    flow, known = groups["flow"], groups.get("reference")
+    end = flow.isel(time=-1)
+    rows = [
+        ("loss", _value(end, "loss"), _closed(known, "loss_bound", "at most {}")),
+        ("evaluation loss", _value(end, "evaluation_loss"), ""),
+        ("gradient norm", _value(end, "gradient_norm"), ""),
+        ("sharpness", _value(end, "sharpness"), _closed(known, "sharpness_limit", "{} at t = inf")),
+        ("conditioning", _value(end, "conditioning"), ""),
+        ("radius", _value(end, "sphere_radius"), _closed(known, "sphere_radius", "{}")),
+        ("largest change of the radius", _radius_change(flow), "0" if known is not None else ""),
+        ("largest energy residual", _largest(flow, "energy_residual"), "0"),
+        ("largest equilibrium residual", _largest(flow, "equilibrium_residual"), "0"),
+        ("distance to theta_target", _gap(end, groups.get("problem"), "theta_target"), ""),
+        ("distance to the limit", _gap(end, known, "theta_limit"), "0 at t = inf"),
+        ("largest error of theta", _gap(flow, known, "theta_exact"), "0"),
+    ]
+    return [("quantity", "value", "expected"), *(row for row in rows if row[1])]
+
+
+def _ensemble(groups: Mapping[str, xr.Dataset]) -> Rows:
+    flow, steps = groups["flow"], groups["flow_steps"]
+    rows: Rows = [
+        ("trajectory", "status", "t reached", "loss", "gradient norm", "sharpness", "evaluations")
+    ]
+    for i in range(flow.sizes["trajectory"]):
+        one = flow.isel(trajectory=i)
+        present = np.flatnonzero(np.isfinite(one.theta.values).all(-1))
+        end = one.isel(time=present[-1] if len(present) else 0)
+        values = [_value(end, name) for name in ("loss", "gradient_norm", "sharpness")]
+        nfe = int(steps.nfe.isel(trajectory=i).max()) if steps.sizes["step"] else 0
+        status, t = str(one.status.item()), _number(end.time.item())
+        rows.append((str(i), status, t, *(value or NOT_KNOWN for value in values), str(nfe)))
+    return rows
+
+
+def _descents(groups: Mapping[str, xr.Dataset]) -> Rows:
+    """One row per step size, at its last record; columns that were not stored are left out."""
+    descent, comparison = groups["descent"], groups.get("comparison")
+    updates = descent["update"].values
+    last = (updates >= 0).sum(axis=1) - 1
+
+    def at_end(data: xr.Dataset | None, name: str) -> Sequence[float] | None:
+        if data is None or name not in data:
+            return None
+        return [float(row[k]) for row, k in zip(data[name].values, last, strict=True)]
+
+    drift = descent.get("drift_identity_residual")
+    columns: dict[str, Iterable[Any] | None] = {
+        "step size": descent.step_size.values,
+        "updates": updates.max(axis=1),
+        "status": descent.status.values,
+        "loss": at_end(descent, "loss"),
+        "sharpness": at_end(descent, "sharpness"),
+        "2/(step size)": 2 / descent.step_size.values,
+        "distance to flow": at_end(comparison, "distance"),
+        "drift residual": None if drift is None else [_absmax(row) for row in drift.values],
+    }
+    kept = {name: values for name, values in columns.items() if values is not None}
+    cells = [[_cell(value) for value in values] for values in kept.values()]
+    return [tuple(kept), *zip(*cells, strict=True)]
+
+
+def _early_ends(descent: xr.Dataset) -> Rows:
+    told = zip(descent.step_size.values, descent.status, descent.status_message, strict=True)
+    return [
+        (f"{eta:g}", str(message.item()))
+        for eta, status, message in told
+        if not Status(str(status.item())).ok
+    ]
+
+
+def _value(end: xr.Dataset, name: str) -> str:
+    return _number(end[name].item()) if name in end else ""
+
+
+def _largest(flow: xr.Dataset, name: str) -> str:
+    return _number(_absmax(flow[name].values)) if name in flow else ""
+
+
+def _radius_change(flow: xr.Dataset) -> str:
+    if "sphere_radius" not in flow:
+        return ""
+    radius = flow.sphere_radius.values
+    return _number(_absmax(radius - radius[0]))
+
+
+def _gap(flow: xr.Dataset, known: xr.Dataset | None, name: str) -> str:
+    """Largest distance of theta to a known one."""
+    if known is None or name not in known:
+        return ""
+    distance = np.linalg.norm(flow.theta.values - known[name].values, axis=-1)
+    return _number(_absmax(distance))
+
+
+def _closed(known: xr.Dataset | None, name: str, words: str) -> str:
+    if known is None or name not in known:
+        return ""
+    return words.format(_number(known[name].values.ravel()[-1]))
+
+
+def _absmax(values: Any) -> float:
+    finite = np.abs(values)[~np.isnan(values)]
+    return float(finite.max()) if finite.size else math.nan
+
+
+def _cell(value: Any) -> str:
+    return str(value) if isinstance(value, str | int | np.integer) else _number(value, 4)
+
+
+def _number(value: float, digits: int = 6) -> str:
+    return NOT_KNOWN if math.isnan(value) else f"{value:.{digits}g}"
