@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tomllib
 
 import gflow
 from gflow.config import Flow, config_from_dict, load_config

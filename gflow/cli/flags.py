@@ -10,7 +10,7 @@ import click
 from gflow.wording import show
 
 if TYPE_CHECKING:
-    from gflow.config_keys import KeyInfo
+    from gflow.config.keys import KeyInfo
 
 _COMMON = ("model.activation", "model.backward", "run.device", "run.dtype", "run.threads")
 _FLOW = (

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from gflow.config_keys import Expects
+from gflow.config.keys import Expects
 
 ACTIVATIONS = ("identity", "tanh", "sigmoid", "relu", "leaky-relu", "gelu", "softplus")
 _NUMBER = r"([0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?)"

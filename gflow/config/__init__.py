@@ -1,6 +1,6 @@
 """The configuration of a run: a TOML file, checked, with every error told in a sentence.
 
-:mod:`gflow.config_tables` holds one class a table and :mod:`gflow.config_values` the types of
+:mod:`gflow.config.tables` holds one class a table and :mod:`gflow.config.values` the types of
 their values; :func:`describe_keys` lists every key.
 """
 
@@ -16,8 +16,8 @@ from typing import Annotated, Any, Self
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
-from gflow.config_keys import KeyInfo, keys_of, sentences
-from gflow.config_tables import (
+from gflow.config.keys import KeyInfo, keys_of, sentences
+from gflow.config.tables import (
     Descent,
     Diagnostics,
     FileData,

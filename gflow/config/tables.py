@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gflow.config_values import (
+from gflow.config.values import (
     Activation,
     Backward,
     Columns,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from gflow.data.readers import Columns, read_table
 from gflow.errors import DataError
-from gflow.tables import Columns, read_table
 from gflow.wording import did_you_mean, show
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import xarray as xr
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from gflow.data.readers import read_table
 from gflow.errors import DataError
-from gflow.tables import read_table
 
 
 def write(folder, name, content):
