@@ -30,10 +30,13 @@ def gradient_flow(problem: Problem) -> Field:
     def jacobian(t: float, theta: Tensor) -> Tensor:
         return -problem.jacobian_at(problem.model.equilibrium(theta, problem.x, warm[0]))
 
+    def jvp(t: float, theta: Tensor, vector: Tensor) -> Tensor:
+        return -problem.jvp_at(problem.model.equilibrium(theta, problem.x, warm[0]), vector)
+
     return Field(
         function,
         jacobian=jacobian,
-        jvp=lambda t, theta, vector: -problem.jvp(theta, vector),
+        jvp=jvp,
         symmetric=problem.backward.exact,
         branch=lambda theta: int(problem.model.branch(theta)),
     )

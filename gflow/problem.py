@@ -166,9 +166,7 @@ class Problem:
             raise ProblemError(
                 f"vector has shape {tuple(along.shape)} but theta {tuple(tensor.shape)}."
             )
-        equilibrium = self._checked(tensor, self.x)
-        first, second = self._loss_derivatives(equilibrium)
-        return self.model.pullback_jvp(equilibrium, self.x, first, second, chosen, along)
+        return self.jvp_at(self._checked(tensor, self.x), along, chosen)
 
     def evaluate(self, theta: Tensor, warm: Tensor | None = None) -> Evaluation:
         """The gradient from a warm start; never raises for a value of theta.
@@ -215,6 +213,15 @@ class Problem:
             exact = g if self.backward.exact else self.gradient_at(equilibrium, EXACT)
             parts.append((exact * g).sum(-1))
         return _join(parts)
+
+    def jvp_at(
+        self, equilibrium: Equilibrium, vector: Tensor, backward: Backward | None = None
+    ) -> Tensor:
+        """The product (..., P) of that Jacobian with a vector."""
+        first, second = self._loss_derivatives(equilibrium)
+        return self.model.pullback_jvp(
+            equilibrium, self.x, first, second, backward or self.backward, vector
+        )
 
     def _loss_derivatives(self, equilibrium: Equilibrium) -> tuple[Tensor, Tensor]:
         """dL/dy and d2L/dy2 per sample."""

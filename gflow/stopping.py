@@ -82,6 +82,9 @@ def read_stop(
 def _rules(
     problem: Problem, field: Field, rtol: float, atol: float
 ) -> dict[str, tuple[Status, Measure]]:
+    def loss(t: float, theta: Tensor) -> float:
+        return float(problem.loss_at(problem.evaluate(theta).equilibrium))
+
     def norm(t: float, theta: Tensor) -> float:
         return float(torch.linalg.vector_norm(problem.evaluate(theta).gradient))
 
@@ -90,7 +93,7 @@ def _rules(
         return float(scaled.pow(2).mean().sqrt())
 
     return {
-        "loss": (Status.LOSS, lambda t, theta: float(problem.loss(theta))),
+        "loss": (Status.LOSS, loss),
         "gradient_norm": (Status.GRADIENT_NORM, norm),
         "steady_state": (Status.STEADY_STATE, speed),
     }

@@ -183,6 +183,16 @@ def test_a_flow_that_cannot_start_is_a_dataset(linear: gflow.Problem) -> None:
     gflow.validate(tree)
 
 
+@pytest.mark.parametrize("d", [2, 520])
+@pytest.mark.parametrize("rule", ["loss", "gradient_norm", "steady_state"])
+def test_a_lost_start_is_a_dataset_under_every_stopping_rule(d: int, rule: str) -> None:
+    x = RNG.normal(size=(5, d))
+    problem = gflow.Problem(gflow.SingleIndexDEQ(d, "tanh"), x, np.zeros(5))
+    tree = gflow.integrate(problem, np.append(np.zeros(d), 1.5), 1.0, stop={rule: 1e-3})
+    assert str(tree["flow"].status.values) == "equilibrium_lost"
+    gflow.validate(tree)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -96,7 +96,9 @@ def _fastest_rate(field: Field, theta: Tensor) -> float | None:
     for _ in range(POWER_ITERATIONS):
         image = field.jvp(0.0, theta, vector)
         rate = float(torch.linalg.vector_norm(image))
-        if not rate > 0:
+        if not math.isfinite(rate):
+            raise RuntimeError("the Jacobian is not finite")
+        if rate == 0:
             break
         vector = image / rate
     return rate

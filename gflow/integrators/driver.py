@@ -191,7 +191,7 @@ class _Run:
         """Cut the step where the first target is met within it."""
         found: Status | None = None
         for target in targets:
-            if target.excess(step.t1, step.theta1) > 0:
+            if not target.excess(step.t1, step.theta1) <= 0:
                 continue
             found, step = target.status, _cut(step, target)
         return found, step

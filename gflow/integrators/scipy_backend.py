@@ -178,7 +178,7 @@ def _method(
 
 SCIPY_METHODS: tuple[ScipyMethod, ...] = (
     _method(
-        RK23, 3, 3, 1, 3, "loose tolerances, not stiff", "Bogacki & Shampine 1989", tightening=0.1
+        RK23, 3, 3, 1, 3, "loose tolerances, not stiff", "Bogacki & Shampine 1989", tightening=0.01
     ),
     _method(RK45, 5, 4, 1, 6, "moderate tolerances, not stiff", "Dormand & Prince 1980"),
     _method(
