@@ -298,17 +298,19 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 def _tensor(value: ArrayLike, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    tensor = value.detach() if isinstance(value, Tensor) else _from_array(value, name)
+    if tensor.is_complex():
+        raise ProblemError(f"{name} is complex; gflow integrates real parameters.")
+    return tensor.to(dtype=dtype, device=device)
+
+
+def _from_array(value: ArrayLike, name: str) -> Tensor:
     try:
-        array = (
-            value.detach()
-            if isinstance(value, Tensor)
-            else torch.from_numpy(np.array(value, dtype=np.float64))
-        )
+        array = np.asarray(value)
+        kind = np.complex128 if np.iscomplexobj(array) else np.float64
+        return torch.from_numpy(np.array(array, dtype=kind))
     except (TypeError, ValueError) as error:
         raise ProblemError(f"{name} cannot be read as an array of numbers: {error}.") from None
-    if array.is_complex():
-        raise ProblemError(f"{name} is complex; gflow integrates real parameters.")
-    return array.to(dtype=dtype, device=device)
 
 
 def _finite(tensor: Tensor, name: str) -> Tensor:

@@ -77,7 +77,7 @@ def parse_backward(text: str | Backward) -> Backward:
     """
     if isinstance(text, Backward):
         return text
-    kind, *arguments = text.split(":")
+    kind, *arguments = str(text).split(":")
     try:
         match kind, arguments:
             case "exact", []:

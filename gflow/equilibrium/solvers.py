@@ -36,15 +36,16 @@ class Root:
 def safeguarded_newton(
     residual: Callable[[Tensor], tuple[Tensor, Tensor, Jet]],
     start: Tensor,
+    bracket: tuple[Tensor, Tensor],
     slope_min: Tensor,
     slope_max: Tensor,
     tolerance: Callable[[Tensor], Tensor],
     max_iterations: int = 100,
     unguarded: int = 3,
 ) -> Root:
-    """Root of an increasing scalar function, elementwise, by Newton within a bracket.
+    """Root of a monotone scalar function, elementwise, by Newton within a bracket.
 
-    A function whose slope stays within ``[slope_min, slope_max]``, both positive, has its root
+    A function whose slope stays within ``[slope_min, slope_max]``, of one sign, has its root
     between ``s - F(s)/slope_min`` and ``s - F(s)/slope_max``: every point gives a rigorous bracket,
     and the Newton point of `s` lies within the bracket of `s`. Brackets are therefore only
     intersected once `unguarded` Newton steps did not suffice; from then on a Newton point outside
@@ -55,9 +56,11 @@ def safeguarded_newton(
     residual : callable
         Maps points (..., n) to the residual F, its slope F' and a tuple kept for the caller.
     start : Tensor, shape (..., n)
-        First guess.
+        First guess; moved into the bracket.
+    bracket : tuple of Tensor, broadcastable to `start`
+        Two points, in any order, with the root between them.
     slope_min, slope_max : Tensor, broadcastable to `start`
-        Bounds of F', with ``0 < slope_min <= slope_max``.
+        Bounds of F', of one sign.
     tolerance : callable
         Maps points to the residual that counts as zero there.
     max_iterations : int
@@ -69,8 +72,8 @@ def safeguarded_newton(
     -------
     Root
     """
-    point = start
-    low = high = start
+    low, high = torch.minimum(*bracket), torch.maximum(*bracket)
+    point = torch.minimum(torch.maximum(start, low), high)
     for iteration in range(1, max_iterations + 1):
         value, slope, jet = residual(point)
         if bool((value.abs() <= tolerance(point)).all()):
@@ -79,9 +82,7 @@ def safeguarded_newton(
         if iteration >= unguarded:
             near, far = point - value / slope_max, point - value / slope_min
             below, above = torch.minimum(near, far), torch.maximum(near, far)
-            first = iteration == unguarded
-            low = below if first else torch.maximum(low, below)
-            high = above if first else torch.minimum(high, above)
+            low, high = torch.maximum(low, below), torch.minimum(high, above)
             outside = (candidate < low) | (candidate > high)
             candidate = torch.where(outside, 0.5 * (low + high), candidate)
         point = candidate

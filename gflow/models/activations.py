@@ -67,15 +67,16 @@ def _softplus(s: Tensor, order: int) -> Jet:
 
 
 def _gelu(s: Tensor, order: int) -> Jet:
-    cumulative = 0.5 * torch.erfc(s / -math.sqrt(2.0))
-    density = torch.exp(-0.5 * s * s) / math.sqrt(2.0 * math.pi)
-    value, slope = s * cumulative, cumulative + s * density
-    return (value, slope) if order == 1 else (value, slope, density * (2.0 - s * s))
+    near = s.clamp(-40.0, 40.0)  # beyond, the density is zero and s * s may overflow
+    cumulative = 0.5 * torch.erfc(near / -math.sqrt(2.0))
+    density = torch.exp(-0.5 * near * near) / math.sqrt(2.0 * math.pi)
+    value, slope = s * cumulative, cumulative + near * density
+    return (value, slope) if order == 1 else (value, slope, density * (2.0 - near * near))
 
 
 def _leaky(negative_slope: float) -> Callable[[Tensor, int], Jet]:
     def jet(s: Tensor, order: int) -> Jet:
-        slope = torch.where(s >= 0, 1.0, negative_slope).to(s.dtype)
+        slope = torch.where(s >= 0, s.new_ones(()), s.new_tensor(negative_slope))
         return (s * slope, slope, torch.zeros_like(s))[: order + 1]
 
     return jet
@@ -118,9 +119,9 @@ def parse_activation(text: str | Activation) -> Activation:
     """
     if isinstance(text, Activation):
         return text
-    if text in ACTIVATIONS:
+    if isinstance(text, str) and text in ACTIVATIONS:
         return ACTIVATIONS[text]
-    kind, _, argument = text.partition(":")
+    kind, _, argument = str(text).partition(":")
     if kind == "weak-tanh":
         try:
             epsilon = float(argument)

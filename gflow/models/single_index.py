@@ -84,8 +84,11 @@ class SingleIndexDEQ(Model):
             value, slope = jet = self.activation.jet(s, 1)
             return s - linear - theta2 * value, 1.0 - theta2 * slope, jet
 
+        bounds = self._slope_bounds(theta2)
+        at_zero = linear + theta2 * self.activation(linear.new_zeros(()))
+        bracket = at_zero / bounds[0], at_zero / bounds[1]
         root = safeguarded_newton(
-            residual, start, *self._slope_bounds(theta2), lambda s: scale + rounding * s.abs()
+            residual, start, bracket, *bounds, lambda s: scale + rounding * s.abs()
         )
         output, slope = root.jet
         if not root.converged:
@@ -181,10 +184,10 @@ class SingleIndexDEQ(Model):
     def singular_distance(self, theta: Tensor) -> Tensor:
         """Distance in theta2 to the edge of the region where the fixed point is unique."""
         theta2, activation = theta[..., -1], self.activation
-        upper = 1.0 / activation.slope_max - theta2
-        if activation.slope_min >= 0:
-            return upper.abs()
-        return torch.minimum(upper, theta2 - 1.0 / activation.slope_min).abs()
+        distance = (theta2 - 1.0 / activation.slope_max).abs()
+        if activation.slope_min == 0:
+            return distance
+        return torch.minimum(distance, (theta2 - 1.0 / activation.slope_min).abs())
 
     def explain_loss_of_equilibrium(self, theta: Tensor) -> str:
         """Name the bound that theta2 violates."""
