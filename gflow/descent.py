@@ -16,6 +16,9 @@ from gflow.problem import Problem
 from gflow.status import Status
 from gflow.times import save_times
 
+MOST = 2.0**50
+"""Updates that a descent may have."""
+
 CHECK = 200
 """Updates between two looks at the clock."""
 
@@ -52,7 +55,13 @@ class Descent:
 
 def record_updates(step_size: float, t_end: float, records: int, spacing: str) -> np.ndarray:
     """Updates to record: about `records` of them, from 0 to the last with eta k <= t_end."""
-    last = math.floor(t_end / step_size * (1 + 1e-12))
+    updates = t_end / step_size
+    if updates > MOST:
+        raise ProblemError(
+            f"step size {step_size:g} makes {updates:.3g} updates until t_end = {t_end:g}, too many "
+            "to count. Raise the step size or lower t_end."
+        )
+    last = math.floor(updates * (1 + 1e-12))
     if last < 1:
         raise ProblemError(
             f"step size {step_size:g} exceeds t_end = {t_end:g}; no update fits. "
@@ -60,6 +69,22 @@ def record_updates(step_size: float, t_end: float, records: int, spacing: str) -
         )
     wanted = save_times(records, float(last), spacing)
     return np.unique(np.rint(wanted).astype(np.int64))
+
+
+def record_times(
+    step_sizes: Sequence[float], t_end: float, records: int, spacing: str
+) -> list[float]:
+    """Every time eta k at which :func:`gradient_descent` will record, increasing.
+
+    Raises
+    ------
+    ProblemError
+        As :func:`gradient_descent`.
+    """
+    times: set[float] = set()
+    for eta in _checked(step_sizes, t_end):
+        times.update((eta * record_updates(eta, t_end, records, spacing)).tolist())
+    return sorted(times)
 
 
 class _Recorder:
@@ -132,9 +157,7 @@ def gradient_descent(
         If a step size is not positive and finite, or none of its updates fits into t_end.
     """
     began = time.perf_counter()
-    etas = _step_sizes(step_sizes)
-    if not 0 < t_end < math.inf:
-        raise ProblemError(f"t_end of a descent is {t_end:g}; it must be positive and finite.")
+    etas = _checked(step_sizes, t_end)
     recorder = _Recorder([record_updates(eta, t_end, records, spacing) for eta in etas], theta0)
     run = _Run(problem, theta0, etas, recorder)
     try:
@@ -251,7 +274,9 @@ class _Run:
             self.warm = warm[0] if len(keep) == 1 else warm
 
 
-def _step_sizes(step_sizes: Sequence[float]) -> list[float]:
+def _checked(step_sizes: Sequence[float], t_end: float) -> list[float]:
+    if not 0 < t_end < math.inf:
+        raise ProblemError(f"t_end of a descent is {t_end:g}; it must be positive and finite.")
     try:
         etas = [float(eta) for eta in np.atleast_1d(np.asarray(step_sizes, dtype=np.float64))]
     except (TypeError, ValueError):

@@ -74,9 +74,20 @@ def run_flow(
     options: FlowOptions,
     progress: ProgressCallback | None = None,
     audit: EnergyAudit | None = None,
-    dense: bool = False,
+    landings: Sequence[float] | None = None,
 ) -> tuple[Trajectory, str]:
     """Integrate one flow.
+
+    Parameters
+    ----------
+    problem : Problem
+    start : Tensor, shape (P,)
+    options : FlowOptions
+    progress : callable, optional
+    audit : EnergyAudit, optional
+        Observes the flow.
+    landings : sequence of float, optional
+        Times at which the trajectory's path will be evaluated; it is kept only if they are given.
 
     Returns
     -------
@@ -106,7 +117,8 @@ def run_flow(
         max_steps=stop.max_steps,
         wall_seconds=stop.wall_seconds,
         observers=observers,
-        dense=dense or later,
+        dense=landings is not None or later,
+        landings=landings or (),
     )
     if later:
         trajectory = trajectory.resaved(

@@ -15,7 +15,7 @@ import xarray as xr
 from torch import Tensor
 
 from gflow import assemble
-from gflow.descent import Descent, gradient_descent
+from gflow.descent import Descent, gradient_descent, record_times
 from gflow.diagnostics.energy import EnergyAudit
 from gflow.diagnostics.pointwise import POINTWISE
 from gflow.errors import ProblemError
@@ -219,9 +219,6 @@ def compare(
     options = FlowOptions(float(t_end), method, rtol, atol, times, spacing, step_size, stop, flow)
     began, extra = time.perf_counter(), _extras(extras)
     start = _one_start(problem, theta0)
-    trajectory, groups = _integrate_one(problem, start, options, extra, dense=True)
-    if trajectory.status is Status.INTERRUPTED:
-        return _tree(problem, groups, extra, began)
     plan = _DescentPlan(
         step_sizes,
         options.t_end if descent_t_end is None else float(descent_t_end),
@@ -229,6 +226,10 @@ def compare(
         descent_spacing or spacing,
         descent_wall_seconds,
     )
+    landings = record_times(plan.step_sizes, plan.t_end, plan.records, plan.spacing)
+    trajectory, groups = _integrate_one(problem, start, options, extra, landings)
+    if trajectory.status is Status.INTERRUPTED:
+        return _tree(problem, groups, extra, began)
     descent = _descend(problem, start, plan, extra)
     groups |= _descent_groups(problem, start, descent, extra, groups["flow"].time.values)
     groups["comparison"] = assemble.comparison_group(problem, trajectory, descent)
@@ -238,7 +239,7 @@ def compare(
 def _flow_groups(
     problem: Problem, start: Tensor, options: FlowOptions, extra: Extras
 ) -> dict[str, xr.Dataset]:
-    _, groups = _integrate_one(problem, start, options, extra, dense=False)
+    _, groups = _integrate_one(problem, start, options, extra)
     if extra.switches()["reference"]:
         reference = assemble.reference_group(problem, start, groups["flow"].time.values, None)
         groups |= {} if reference is None else {"reference": reference}
@@ -246,13 +247,17 @@ def _flow_groups(
 
 
 def _integrate_one(
-    problem: Problem, start: Tensor, options: FlowOptions, extra: Extras, dense: bool
+    problem: Problem,
+    start: Tensor,
+    options: FlowOptions,
+    extra: Extras,
+    landings: Sequence[float] | None = None,
 ) -> tuple[Trajectory, dict[str, xr.Dataset]]:
     """Integrate one flow and assemble what concerns it alone."""
     switches = extra.switches()
     evaluation = None if extra.evaluation is None else problem.on(*extra.evaluation)
     audit = EnergyAudit(problem) if switches["energy_residual"] else None
-    trajectory, reason = run_flow(problem, start, options, extra.progress, audit, dense)
+    trajectory, reason = run_flow(problem, start, options, extra.progress, audit, landings)
     flow = assemble.flow_group(problem, trajectory, switches, evaluation, extra.observables, audit)
     flow = flow.assign_attrs(method_reason=reason, rtol=options.rtol, atol=options.atol)
     return trajectory, {"flow": flow, "flow_steps": assemble.steps_group(trajectory)}

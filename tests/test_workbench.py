@@ -165,6 +165,17 @@ def test_the_comparison_is_at_equal_times(tanh: gflow.Problem) -> None:
     assert bool(short.where(comparison.time.notnull(), True).all())
 
 
+@pytest.mark.parametrize("method", ["dopri8", "bosh3", "dopri5", "LSODA"])
+def test_the_comparison_holds_the_flow_s_tolerance(tanh: gflow.Problem, method: str) -> None:
+    """Also for methods whose dense output does not: they step onto the records."""
+    start, rtol = [0.1, 0.2, 0.0], 1e-7
+    arguments = {"times": 3, "records": 30, "rtol": rtol, "atol": rtol, "method": method}
+    tree = gflow.compare(tanh, start, [0.1], 2.0, **arguments)
+    best = gflow.compare(tanh, start, [0.1], 2.0, records=30, times=3, rtol=1e-11, atol=1e-11)
+    error = tree["comparison"].distance - best["comparison"].distance
+    assert float(abs(error).max()) <= 10 * rtol
+
+
 def test_a_comparison_with_a_flow_that_ends_early_keeps_both(tanh: gflow.Problem) -> None:
     tree = gflow.compare(tanh, [0.1, 0.2, 0.0], [0.1], 2.0, stop={"max_steps": 3})
     assert str(tree["flow"].status.values) == "step_limit"

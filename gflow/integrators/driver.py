@@ -219,6 +219,7 @@ def integrate_field(
     wall_seconds: float = math.inf,
     observers: Sequence[Observer] = (),
     dense: bool = False,
+    landings: Sequence[float] = (),
 ) -> Trajectory:
     """Integrate one field from t = 0; never raises for what happens on the way.
 
@@ -242,6 +243,9 @@ def integrate_field(
         See every accepted step.
     dense : bool
         Keep the dense output of the whole trajectory.
+    landings : sequence of float
+        Times beside `times` at which dense output will be asked for: a method whose dense output
+        misses its tolerance steps onto them.
 
     Returns
     -------
@@ -250,9 +254,9 @@ def integrate_field(
     began = time.perf_counter()
     times = theta0.new_zeros(1, dtype=torch.float64) if times is None else times.cpu().double()
     factor = method.info.tightening
-    landings = tuple(times.tolist()) if method.info.lands else ()
+    stops = sorted({*times.tolist(), *landings}) if method.info.lands else []
     tightened = replace(
-        settings, rtol=settings.rtol * factor, atol=settings.atol * factor, landings=landings
+        settings, rtol=settings.rtol * factor, atol=settings.atol * factor, landings=tuple(stops)
     )
     run = _Run(field, theta0, method, tightened)
     meter = _Meter(field, began + wall_seconds)

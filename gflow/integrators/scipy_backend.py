@@ -200,7 +200,7 @@ SCIPY_METHODS: tuple[ScipyMethod, ...] = (
         None,
         None,
         1,
-        1.5,
+        2,
         "stiff or not, switches by itself",
         "Petzold 1983",
         tightening=0.3,

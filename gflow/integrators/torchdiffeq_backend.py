@@ -194,13 +194,19 @@ def _grid(settings: Settings, origin: float) -> tuple[float, float]:
 
 
 def _adaptive(
-    name: str, order: int, evaluations: float, advice: str, source: str, **measured: Any
+    name: str,
+    order: int,
+    dense_order: int,
+    evaluations: float,
+    advice: str,
+    source: str,
+    **measured: Any,
 ) -> TorchdiffeqAdaptive:
     return TorchdiffeqAdaptive(
         MethodInfo(
             f"torchdiffeq:{name}",
             order,
-            min(order, 4),
+            dense_order,
             True,
             False,
             True,
@@ -215,7 +221,7 @@ def _adaptive(
 def _fixed(
     name: str, order: int | None, evaluations: float, advice: str, source: str
 ) -> TorchdiffeqFixed:
-    dense = None if order is None else min(order, 4)
+    dense = None if order is None else min(order, 3)
     return TorchdiffeqFixed(
         MethodInfo(
             f"torchdiffeq:{name}", order, dense, False, False, True, advice, source, evaluations
@@ -227,19 +233,27 @@ TORCHDIFFEQ_METHODS: tuple[Method, ...] = (
     _adaptive(
         "dopri8",
         8,
+        4,
         13,
         "tight tolerances, not stiff, on any device",
         "Prince & Dormand 1981",
         lands=True,
     ),
-    _adaptive("dopri5", 5, 6, "not stiff, on any device", "Dormand & Prince 1980"),
+    _adaptive("dopri5", 5, 4, 6, "not stiff, on any device", "Dormand & Prince 1980"),
     _adaptive(
-        "bosh3", 3, 3, "loose tolerances, on any device", "Bogacki & Shampine 1989", lands=True
+        "bosh3",
+        3,
+        1,
+        3,
+        "loose tolerances, on any device",
+        "Bogacki & Shampine 1989",
+        lands=True,
+        tightening=0.03,
     ),
     _adaptive(
-        "fehlberg2", 2, 2, "very loose tolerances", "Fehlberg 1969", lands=True, tightening=0.03
+        "fehlberg2", 2, 1, 2, "very loose tolerances", "Fehlberg 1969", lands=True, tightening=0.01
     ),
-    _adaptive("adaptive_heun", 2, 1, "very loose tolerances", "Heun 1900"),
+    _adaptive("adaptive_heun", 2, 1, 1, "very loose tolerances", "Heun 1900"),
     _fixed(
         "euler",
         1,
