@@ -16,8 +16,8 @@ from gflow.problem import Problem
 from gflow.status import Status
 from gflow.times import save_times
 
-MOST = 2.0**50
-"""Updates that a descent may have."""
+MOST = 2.0**62
+"""Updates that a descent may have, to be counted in 64 bits."""
 
 CHECK = 200
 """Updates between two looks at the clock."""

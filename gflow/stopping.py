@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -62,9 +63,9 @@ def read_stop(
     ProblemError
         If a key is unknown, a value is not positive, or an infinite flow has no rule.
     """
-    given = {key: value for key, value in (stop or {}).items() if value not in (None, False)}
-    for key, value in given.items():
+    for key, value in (stop or {}).items():
         _check(key, value)
+    given = {k: v for k, v in (stop or {}).items() if v is not None and v is not False}
     if math.isinf(t_end) and not given:
         raise ProblemError(
             f"t_end is infinite; give a stopping rule, one of {', '.join(KEYS)}, or a finite t_end."
@@ -106,9 +107,10 @@ def _target(status: Status, measure: Measure, threshold: float) -> Target:
 def _check(key: str, value: Any) -> None:
     if key not in KEYS:
         raise ProblemError(f"stop.{key} is unknown{did_you_mean(key, KEYS)}")
-    if key == "steady_state" and value is True:
+    if value is None or value is False or (key == "steady_state" and value is True):
         return
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not value > 0 or (key == "max_steps" and value != int(value)):
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    whole = number and (key != "max_steps" or float(value).is_integer())
+    if not whole or not value > 0:
         kind = "a positive integer" if key == "max_steps" else "a positive number"
         raise ProblemError(f"stop.{key} is {value!r}; it must be {kind}.")

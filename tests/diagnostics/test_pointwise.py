@@ -1,0 +1,136 @@
+"""Diagnostics at the saves against their definitions, for any batch shape."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gflow.diagnostics.pointwise import POINTWISE, evaluate_pointwise
+from gflow.models import LinearDEQ, SingleIndexDEQ
+from gflow.problem import Problem
+
+ALL = (*POINTWISE, "sharpness")
+
+
+def _problem(name="tanh", backward="exact", d=2, dtype="float64"):
+    rng = np.random.default_rng(3)
+    model = LinearDEQ(d) if name == "linear" else SingleIndexDEQ(d, name)
+    x, y = rng.normal(size=(8, d)), rng.normal(size=8)
+    return Problem(model, x, y, backward=backward, dtype=dtype)
+
+
+def _thetas(*shape, d=2):
+    rng = np.random.default_rng(7)
+    theta = rng.normal(size=(*shape, d + 1))
+    theta[..., -1] = rng.uniform(-2, 0.7, shape)
+    return torch.tensor(theta)
+
+
+@pytest.mark.parametrize("backward", ["exact", "jfb"])
+@pytest.mark.parametrize("name", ["linear", "tanh", "gelu"])
+def test_each_is_its_definition(name, backward):
+    problem, theta = _problem(name, backward), _thetas(5)
+    found = evaluate_pointwise(problem, theta, ALL)
+    assert set(found) == set(ALL)
+    for row, point in enumerate(theta):
+        s = problem.evaluate(point).equilibrium.preactivation
+        slope = problem.model.activation.jet(s, 1)[1]
+        y, theta2 = problem.predict(point), float(point[-1])
+        sigma = problem.model.activation(problem.x @ point[:-1] + theta2 * y)
+        radius = float((point - torch.tensor([0.0, 0.0, 1.0])).norm())
+        edges = {"tanh": [1.0], "gelu": [1 / 1.1289041, 1 / -0.1289041]}.get(name, [])
+        expected = {
+            "loss": float(problem.loss(point)),
+            "gradient_norm": float(problem.gradient(point).norm()),
+            "sphere_radius": radius,
+            "singular_distance": min([abs(theta2 - edge) for edge in edges] or [radius]),
+            "conditioning": float((1 - theta2 * slope).abs().min()),
+            "equilibrium_residual": float((y - sigma).abs().max()),
+            "sharpness": float(torch.linalg.eigvalsh(problem.hessian(point)).max()),
+        }
+        for key, value in expected.items():
+            tolerance = 1e-6 if key == "singular_distance" else 1e-12
+            assert float(found[key][row]) == pytest.approx(value, rel=tolerance, abs=1e-15), key
+
+
+def test_the_sharpness_may_be_negative_and_is_not_the_largest_modulus():
+    """Far in tanh's tails the loss is concave along theta1."""
+    problem = Problem(SingleIndexDEQ(1, "tanh"), [1.0], [-1.0])
+    theta = torch.tensor([0.2, -0.5], dtype=torch.float64)
+    values = torch.linalg.eigvalsh(problem.hessian(theta))
+    assert float(values[0]) < 0 < float(values[-1])
+    found = evaluate_pointwise(problem, theta, ["sharpness"])["sharpness"]
+    assert float(found) == pytest.approx(float(values[-1]), rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (2, 3), (3, 1, 2)])
+def test_any_batch_shape_is_kept(shape):
+    problem, theta = _problem(), _thetas(*shape)
+    flat = evaluate_pointwise(problem, theta.reshape(-1, 3), ALL)
+    found = evaluate_pointwise(problem, theta, ALL)
+    assert {value.shape for value in found.values()} == {shape}
+    for key, value in found.items():
+        assert torch.equal(value.reshape(-1), flat[key])
+
+
+def test_only_what_is_asked_for_is_computed():
+    problem, theta = _problem(), _thetas(3)
+    assert set(evaluate_pointwise(problem, theta, ["conditioning"])) == {"conditioning"}
+    assert set(evaluate_pointwise(problem, theta, {"sharpness", "loss"})) == {"loss", "sharpness"}
+    assert evaluate_pointwise(problem, theta, []) == {}
+
+
+def test_rows_that_are_nan_or_lost_give_nan_and_harm_no_other():
+    problem, theta = _problem(), _thetas(5)
+    fine = evaluate_pointwise(problem, theta, ALL)
+    theta[1] = torch.nan
+    theta[3, -1] = 1.5
+    for key, value in evaluate_pointwise(problem, theta, ALL).items():
+        assert value.isnan().tolist() == [False, True, False, True, False], key
+        assert torch.allclose(value[[0, 2, 4]], fine[key][[0, 2, 4]], rtol=1e-11, atol=1e-15), key
+
+
+def test_chunks_change_nothing(monkeypatch):
+    problem, theta = _problem(), _thetas(7)
+    whole = evaluate_pointwise(problem, theta, ALL)
+    monkeypatch.setattr("gflow.problem.CHUNK", 24)
+    for key, value in evaluate_pointwise(problem, theta, ALL).items():
+        assert torch.allclose(value, whole[key], rtol=1e-12, atol=1e-15), key
+
+
+def test_the_equilibria_are_solved_once_for_all_but_the_sharpness(monkeypatch):
+    problem, solved = _problem(), []
+    solve = problem.model.equilibrium
+    monkeypatch.setattr(
+        problem.model, "equilibrium", lambda t, *rest: solved.append(len(t)) or solve(t, *rest)
+    )
+    evaluate_pointwise(problem, _thetas(6), POINTWISE)
+    assert solved == [6]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 40])
+def test_a_costly_sharpness_is_computed_at_a_few_saves_the_ends_among_them(monkeypatch, count):
+    monkeypatch.setattr("gflow.diagnostics.pointwise.SHARPNESS_WORK", 0)
+    monkeypatch.setattr("gflow.diagnostics.pointwise.SHARPNESS_LEAST", 5)
+    problem, theta = _problem(), _thetas(count)
+    some = evaluate_pointwise(problem, theta, ["sharpness"])["sharpness"]
+    each = evaluate_pointwise(problem, theta, ["sharpness"], every_sharpness=True)["sharpness"]
+    done = some.isfinite()
+    assert int(done.sum()) == min(count, 5)
+    assert bool(done[0])
+    assert bool(done[-1])
+    assert torch.allclose(some[done], each[done], rtol=1e-12)
+    assert each.isfinite().all()
+    gaps = torch.nonzero(done)[:, 0].diff()
+    assert int(gaps.max() - gaps.min()) <= 1 if count > 1 else len(gaps) == 0
+
+
+def test_beyond_the_limit_there_is_no_sharpness(monkeypatch):
+    monkeypatch.setattr("gflow.diagnostics.pointwise.SHARPNESS_LIMIT", 2)
+    assert set(evaluate_pointwise(_problem(), _thetas(2), ALL)) == set(POINTWISE)
+
+
+def test_float32_is_kept():
+    found = evaluate_pointwise(_problem(dtype="float32"), _thetas(3).float(), ALL)
+    assert {value.dtype for value in found.values()} == {torch.float32}
