@@ -22,9 +22,9 @@ _HOMES = {
     "open": "gflow.store.files",
     "save": "gflow.store.files",
     "validate": "gflow.schema",
-    "plot": "gflow.plot",
+    "plot_run": "gflow.plot",
 }
-_ORIGINAL_NAMES = {"open": "open_tree", "plot": "plot_run"}
+_ORIGINAL_NAMES = {"open": "open_tree"}
 
 __all__ = [
     "GflowError",
@@ -37,7 +37,7 @@ __all__ = [
     "descend",
     "integrate",
     "open",
-    "plot",
+    "plot_run",
     "save",
     "validate",
 ]
@@ -45,7 +45,7 @@ __all__ = [
 if TYPE_CHECKING:
     from gflow.errors import GflowError
     from gflow.models import LinearDEQ, SingleIndexDEQ
-    from gflow.plot import plot_run as plot
+    from gflow.plot import plot_run
     from gflow.problem import Problem
     from gflow.schema import validate
     from gflow.status import Status

@@ -147,7 +147,14 @@ def reference_group(
     """The ``/reference`` group: closed forms, None where the model has none."""
     if not isinstance(problem.model, LinearDEQ) or not bool(problem.model.admissible(theta0)):
         return None
-    start = _numpy(theta0)
+    # A start far out overflows the closed forms; they are then not finite, and say so.
+    with np.errstate(all="ignore"):
+        return _closed_forms(problem, _numpy(theta0), times, step_sizes)
+
+
+def _closed_forms(
+    problem: Problem, start: np.ndarray, times: np.ndarray | None, step_sizes: np.ndarray | None
+) -> xr.Dataset:
     reference = LinearReference.from_data(_numpy(problem.x), _numpy(problem.y), start)
     exact_backward = problem.backward.exact
     data: dict[str, Any] = {

@@ -1,0 +1,56 @@
+"""The words above a figure: what ran and how it ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gflow.plot.runs import Run, descents, flows
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+LISTED = 6
+"""Step sizes of one verdict that are named one by one."""
+
+
+def description(tree: xr.DataTree) -> str:
+    """Model, backward and method in a line."""
+    problem = tree["problem"].attrs if "problem" in tree.children else {}
+    parts = [str(problem.get("model", "unknown model"))]
+    if "backward" in problem:
+        parts.append(f"backward {problem['backward']}")
+    if "flow" in tree.children:
+        attributes = tree["flow"].attrs
+        method = str(attributes.get("method", "several methods"))
+        parts.append(f"{method}, rtol {attributes['rtol']:g}" if "rtol" in attributes else method)
+    else:
+        parts.append("gradient descent")
+    return "  ·  ".join(parts)
+
+
+def verdicts(tree: xr.DataTree, ok: bool) -> list[str]:
+    """How the runs ended that did (or did not) end as asked, those of one status together."""
+    found = []
+    for members, describe in ((flows(tree), _flows), (descents(tree), _descents)):
+        statuses = dict.fromkeys(run.status for run in members if run.ok == ok)
+        for status in statuses:
+            same = [run for run in members if run.status == status]
+            found.append(f"{describe(same, len(members))} ({status})")
+    return found
+
+
+def _flows(same: list[Run], total: int) -> str:
+    if total > 1:
+        return f"{_count(same, total)} flows"
+    end = same[0].time[-1:]
+    return f"flow at t = {end[0]:.5g}" if end.size else "flow"
+
+
+def _descents(same: list[Run], total: int) -> str:
+    if len(same) > LISTED:
+        return f"GD at {_count(same, total)} step sizes"
+    return "GD at η = " + ", ".join(f"{run.step_size:g}" for run in same)
+
+
+def _count(same: list[Run], total: int) -> str:
+    return str(total) if len(same) == total else f"{len(same)} of {total}"
