@@ -58,8 +58,8 @@ def record_updates(step_size: float, t_end: float, records: int, spacing: str) -
     updates = t_end / step_size
     if updates > MOST:
         raise ProblemError(
-            f"step size {step_size:g} makes {updates:.3g} updates until t_end = {t_end:g}, more than "
-            "can be counted. Raise the step size or lower t_end."
+            f"step size {step_size:g} makes {updates:.3g} updates until t_end = {t_end:g}; that is "
+            "more than can be counted. Raise the step size or lower t_end."
         )
     last = math.floor(updates * (1 + 1e-12))
     if last < 1:

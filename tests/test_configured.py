@@ -104,9 +104,9 @@ def test_all_defaults_agree() -> None:
         assert compare[name].default == integrate[name].default
         key = "kind" if name == "flow" else name
         assert Flow.model_fields[key].default == integrate[name].default
-    assert compare["records"].default == inspect.signature(gflow.descend).parameters[
-        "records"
-    ].default
+    assert (
+        compare["records"].default == inspect.signature(gflow.descend).parameters["records"].default
+    )
 
 
 def test_every_flow_key_reaches_integrate() -> None:

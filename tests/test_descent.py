@@ -165,7 +165,7 @@ def test_a_diverging_step_size_ends_alone():
 
 @pytest.mark.parametrize("target", [1e14, 1e200, 1e308])
 def test_what_grows_without_bound_has_diverged(target):
-    """Beyond the range of floats too: a theta that is not finite has diverged, not lost its root."""
+    """Beyond the range of floats too: theta that is not finite has diverged, not lost its root."""
     problem = Problem(LinearDEQ(1), [1.0, 2.0], [target, 0.5 * target])
     theta0 = torch.tensor([0.5, 0.0], dtype=torch.float64)
     descent = gradient_descent(problem, theta0, [0.5], 100.0, records=5)

@@ -236,4 +236,5 @@ def test_the_loss_of_an_equilibrium_is_explained():
 def test_what_is_no_dimension_is_refused(dim):
     with pytest.raises(ProblemError) as refusal:
         SingleIndexDEQ(dim)
-    assert str(refusal.value) == f"dim is {dim!r}; it must be a positive integer, the input's length."
+    sentence = f"dim is {dim!r}; it must be a positive integer, the input's length."
+    assert str(refusal.value) == sentence
