@@ -232,8 +232,7 @@ class Diagnostics(Table):
     equilibrium_residual: bool = Field(default=True, description="store the fixed points' residual")
     sharpness: bool | Literal["all"] = Field(
         default=True,
-        description="store the Hessian's largest eigenvalue, at fewer saves where P is large "
-        "(all: at every save)",
+        description="store the Hessian's largest eigenvalue (all: at every save, at any cost)",
     )
     energy_residual: bool = Field(
         default=True, description="store the residual of the energy identity"
