@@ -18,6 +18,7 @@ For authors of a method
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -184,15 +185,29 @@ class Method(ABC):
         """The next state and the accepted step that led to it."""
 
 
+def uniform_grid(step_size: float, length: float) -> tuple[float, float]:
+    """The step of a uniform grid over an interval and the number of steps, which may be infinite.
+
+    The step asked for if it divides the interval, else the next smaller one that does: a last
+    short step would spoil the coefficients of the Adams methods.
+    """
+    if math.isinf(length):
+        return step_size, math.inf
+    count = round(length / step_size)
+    if count >= 1 and abs(count * step_size - length) <= 1e-9 * step_size:
+        return step_size, count
+    return length / math.ceil(length / step_size), math.ceil(length / step_size)
+
+
 def hermite(
-    t0: float, t1: float, theta0: Tensor, theta1: Tensor, f0: Tensor, f1: Callable[[], Tensor]
+    t0: float, t1: float, theta0: Tensor, theta1: Tensor, f0: Tensor, f1: Tensor
 ) -> Callable[[Tensor], Tensor]:
-    """Cubic Hermite interpolant; `f1` is called only if it is evaluated."""
+    """Cubic Hermite interpolant of a step from its ends and the field there."""
 
     def interpolate(times: Tensor) -> Tensor:
         x = ((times - t0) / (t1 - t0)).to(theta0.dtype)[:, None]
         dt, change = t1 - t0, theta1 - theta0
-        bend = (1 - x) * (dt * f0 - change) + x * (change - dt * f1())
+        bend = (1 - x) * (dt * f0 - change) + x * (change - dt * f1)
         return theta0 + x * change + x * (1 - x) * bend
 
     return interpolate

@@ -48,6 +48,13 @@ class Target:
     status: Status
     excess: Callable[[float, Tensor], float]
 
+    def is_met(self, t: float, theta: Tensor) -> bool:
+        """Whether the excess has a value and it is <= 0."""
+        try:
+            return self.excess(t, theta) <= 0
+        except Breakdown:
+            return False
+
 
 class _Meter:
     """Counts evaluations, keeps the deadline and refuses values that are not finite."""
@@ -80,7 +87,7 @@ class _Run:
         self.start = theta0
         self.t, self.theta = 0.0, theta0
         self.log: list[LoggedStep] = []
-        self.linear_solves = self.retries = self.failures = 0
+        self.linear_solves = self.retries = 0
         self.raw = field
         self.branch = None if field.branch is None else field.branch(theta0)
 
@@ -105,14 +112,14 @@ class _Run:
                         state = self._init(meter.field, first_step)
                     state, step = self.method.step(meter.field, state)
                     self._check_branch(step)
+                    status, step = self._locate(targets, step)
+                    self._accept(step, meter, observers)
                 except Breakdown as breakdown:
                     retry = self._retry(breakdown, meter.furthest)
                     if retry is None:
                         return self._verdict(breakdown)
                     state, first_step = None, retry
                     continue
-                status, step = self._locate(targets, step)
-                self._accept(step, meter, observers)
                 if status is not None:
                     return status, ""
                 if self._growth() > BLOW_UP:
@@ -129,7 +136,6 @@ class _Run:
         return self.method.init(field, self.t, self.theta, replace(self.settings, first_step=first))
 
     def _accept(self, step: Step, meter: _Meter, observers: Sequence[Observer]) -> None:
-        self.failures = 0
         self.t, self.theta = step.t1, step.theta1
         self.linear_solves += step.linear_solves
         self.log.extend(
@@ -148,11 +154,10 @@ class _Run:
     def _retry(self, breakdown: Breakdown, furthest: float) -> float | None:
         """The next first step, or None if a smaller step cannot help."""
         self.retries += 1
-        self.failures += 1
         reach = furthest - self.t
         if not reach > 0:
             reach = self.log[-1].attempt.dt if self.log else 0.0
-        dt = SHRINK**self.failures * reach if reach > 0 else 0.0
+        dt = SHRINK * reach
         hopeless = not breakdown.retry or not self.method.info.adaptive
         if hopeless or self.retries > MAX_RETRIES or dt <= 4 * math.ulp(self.t) or self._dead():
             return None
@@ -181,19 +186,14 @@ class _Run:
         return float(self.theta.abs().max()) / (1.0 + float(self.start.abs().max()))
 
     def _met(self, targets: Sequence[Target]) -> Status | None:
-        try:
-            met = (x.status for x in targets if x.excess(self.t, self.theta) <= 0)
-            return next(met, None)
-        except Breakdown:
-            return None
+        return next((x.status for x in targets if x.is_met(self.t, self.theta)), None)
 
     def _locate(self, targets: Sequence[Target], step: Step) -> tuple[Status | None, Step]:
         """Cut the step where the first target is met within it."""
         found: Status | None = None
         for target in targets:
-            if not target.excess(step.t1, step.theta1) <= 0:
-                continue
-            found, step = target.status, _cut(step, target)
+            if target.is_met(step.t1, step.theta1):
+                found, step = target.status, _cut(step, target)
         return found, step
 
     def message(self, status: Status, reason: str, nfe: int) -> str:
@@ -294,7 +294,7 @@ def _cut(step: Step, target: Target) -> Step:
     def theta_at(t: float) -> Tensor:
         return evaluate_steps([step], torch.tensor([t], dtype=torch.float64))[0]
 
-    if target.excess(step.t0, step.theta0) <= 0:
+    if target.is_met(step.t0, step.theta0):
         return step
     span = step.t1 - step.t0
     t = float(brentq(lambda t: target.excess(t, theta_at(t)), step.t0, step.t1, xtol=1e-9 * span))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,14 @@ class _State:
     """A live solver and what it did in the current step.
 
     `times` are those at which it evaluated the field; `tried` the step and the error ratio of every
-    attempt, for the explicit methods.
+    attempt, for the explicit methods; `raised` what the field raised.
     """
 
     solver: OdeSolver
     like: Tensor
     times: list[float]
     tried: list[tuple[float, float]]
+    raised: list[Exception]
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,13 @@ class ScipyMethod(Method):
     def init(self, field: Field, t: float, theta: Tensor, settings: Settings) -> _State:
         """Build the solver; SciPy evaluates the field once or twice."""
         times: list[float] = []
+        raised: list[Exception] = []
         options: dict[str, Any] = {"first_step": settings.first_step}
         if self.info.implicit and field.jacobian is not None:
-            options["jac"] = _on_arrays(field.jacobian, theta, [])
+            options["jac"] = _on_arrays(field.jacobian, theta, None, raised)
         with _quiet():
             solver = self.solver(
-                _on_arrays(field, theta, times),
+                _on_arrays(field, theta, times, raised),
                 t,
                 theta.detach().cpu().double().numpy(),
                 settings.t_end,
@@ -73,7 +75,7 @@ class ScipyMethod(Method):
                 atol=settings.atol,
                 **options,
             )
-        return _State(solver, theta, times, _record_attempts(solver))
+        return _State(solver, theta, times, _record_attempts(solver), raised)
 
     def step(self, field: Field, state: _State) -> tuple[_State, Step]:
         """One accepted step of the live solver."""
@@ -86,6 +88,8 @@ class ScipyMethod(Method):
                 message = solver.step()
                 dense = solver.dense_output() if solver.status != "failed" else None
         except (ArithmeticError, ValueError, RuntimeError) as error:
+            if error in state.raised:
+                raise
             raise Breakdown(Status.METHOD_FAILED, f"SciPy says: {error}") from None
         if dense is None:
             raise Breakdown(Status.STEP_UNDERFLOW, f"SciPy says: {str(message).rstrip('.')}")
@@ -101,7 +105,7 @@ class ScipyMethod(Method):
                 return _tensor(np.asarray(dense(times.cpu().numpy())).T, theta0)
 
         step = Step(t0, t1, theta0, theta1, interpolate, attempts, int(solver.nlu - solves))
-        return _State(solver, theta1, state.times, state.tried), step
+        return replace(state, like=theta1), step
 
     def _attempts(self, state: _State, t0: float, t1: float) -> tuple[Attempt, ...]:
         tried = state.tried
@@ -129,11 +133,21 @@ def _record_attempts(solver: OdeSolver) -> list[tuple[float, float]]:
 
 
 def _on_arrays(
-    function: Callable[[float, Tensor], Tensor], like: Tensor, times: list[float]
+    function: Callable[[float, Tensor], Tensor],
+    like: Tensor,
+    times: list[float] | None,
+    raised: list[Exception],
 ) -> Callable[[float, Array], Array]:
+    """A function as SciPy calls it, noting when it is called and what it raises."""
+
     def wrapped(t: float, y: Array) -> Array:
-        times.append(float(t))
-        value = function(float(t), _tensor(y, like))
+        if times is not None:
+            times.append(float(t))
+        try:
+            value = function(float(t), _tensor(y, like))
+        except Exception as error:
+            raised.append(error)
+            raise
         return value.detach().cpu().double().numpy()
 
     return wrapped

@@ -27,18 +27,25 @@ from gflow.integrators.base import (
     Settings,
     Step,
     hermite,
+    uniform_grid,
 )
 from gflow.status import Status
 
+_NOT_CONVERGED = "Functional iteration did not converge"
+
 
 class _Function:
-    """A field as torchdiffeq calls it."""
+    """A field as torchdiffeq calls it; the last value is kept, for the step that begins there."""
 
     def __init__(self, field: Field) -> None:
         self.field = field
+        self._last: tuple[float, Tensor, Tensor] | None = None
 
-    def __call__(self, t: Tensor, theta: Tensor, perturb: object = None) -> Tensor:
-        return self.field(float(t), theta)
+    def __call__(self, t: Tensor | float, theta: Tensor, perturb: object = None) -> Tensor:
+        at = float(t)
+        if self._last is None or self._last[0] != at or self._last[1] is not theta:
+            self._last = at, theta, self.field(at, theta)
+        return self._last[2]
 
     def callback_step(self, *_: object) -> None:
         """Nothing to do; torchdiffeq calls it."""
@@ -86,7 +93,7 @@ class TorchdiffeqAdaptive(Method):
         """Attempt steps until one is accepted."""
         rk, attempts = state.rk, list[Attempt]()
         t0, theta0 = float(rk.t1), rk.y1
-        limit = _next_landing(state.settings, t0)
+        limit, proposed = _next_landing(state.settings, t0), float(rk.dt)
         while True:
             dt = limit - t0 if float(rk.dt) > (1 - 1e-10) * (limit - t0) else float(rk.dt)
             if not dt > 4 * math.ulp(t0):
@@ -107,7 +114,9 @@ class TorchdiffeqAdaptive(Method):
             powers = x[:, None] ** torch.arange(coefficients.shape[-1], device=x.device)
             return powers @ coefficients.T
 
-        after = rk._replace(t1=rk.t1.new_tensor(t1))
+        # A step clipped to its limit tells nothing about the size of the next one.
+        following = max(float(rk.dt), proposed) if len(attempts) == 1 else float(rk.dt)
+        after = rk._replace(t1=rk.t1.new_tensor(t1), dt=rk.dt.new_tensor(following))
         step = Step(t0, t1, theta0, rk.y1, interpolate, tuple(attempts))
         return _Adaptive(state.solver, after, state.ratio, state.settings), step
 
@@ -153,22 +162,24 @@ class TorchdiffeqFixed(Method):
 
     def step(self, field: Field, state: _Fixed) -> tuple[_Fixed, Step]:
         """One step."""
-        origin, h, count = state.origin, *_grid(state.settings, state.origin)
+        origin, settings = state.origin, state.settings
+        assert settings.step_size is not None
+        h, count = uniform_grid(settings.step_size, settings.t_end - origin)
         t0 = origin + state.steps * h
         t1 = state.settings.t_end if state.steps + 1 == count else origin + (state.steps + 1) * h
         like = state.theta
-        clock = [torch.tensor(v, dtype=like.dtype, device=like.device) for v in (t0, h, t1)]
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            change, f0 = state.solver._step_func(state.solver.func, *clock, like)
-        if caught:
-            raise Breakdown(
-                Status.METHOD_FAILED,
-                f"torchdiffeq says: {str(caught[0].message).rstrip('.')}",
-                retry=False,
-            )
+        clock = torch.tensor([t0, h, t1], dtype=torch.float64, device=like.device)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=_NOT_CONVERGED)
+            try:
+                change, f0 = state.solver._step_func(state.solver.func, *clock, like)
+            except UserWarning as warning:
+                if not str(warning).startswith(_NOT_CONVERGED):
+                    raise
+                reason = f"torchdiffeq says: {str(warning).rstrip('.')}"
+                raise Breakdown(Status.METHOD_FAILED, reason, retry=False) from None
         theta = like + change
-        dense = hermite(t0, t1, like, theta, f0, lambda: field(t1, theta))
+        dense = hermite(t0, t1, like, theta, f0, _slope(state.solver.func, t1, theta, change / h))
         step = Step(t0, t1, like, theta, dense, (Attempt(t0, h, math.nan, True),))
         return _Fixed(state.solver, origin, state.steps + 1, theta, state.settings), step
 
@@ -182,15 +193,12 @@ def _next_landing(settings: Settings, t: float) -> float:
     return min([*settings.landings[place : place + 1], settings.t_end])
 
 
-def _grid(settings: Settings, origin: float) -> tuple[float, float]:
-    """The step and the number of steps, infinite for an infinite interval."""
-    h, length = float(settings.step_size or math.nan), settings.t_end - origin
-    if math.isinf(length):
-        return h, math.inf
-    count = round(length / h)
-    if count >= 1 and abs(count * h - length) <= 1e-9 * h:
-        return h, count
-    return length / math.ceil(length / h), math.ceil(length / h)
+def _slope(function: _Function, t: float, theta: Tensor, otherwise: Tensor) -> Tensor:
+    """The field at the end of a step; where it has no value, the step's mean slope."""
+    try:
+        return function(t, theta)
+    except Breakdown:
+        return otherwise
 
 
 def _adaptive(
