@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,6 @@ from gflow.diagnostics.energy import EnergyAudit
 from gflow.diagnostics.pointwise import evaluate_pointwise
 from gflow.errors import ProblemError
 from gflow.integrators.trajectory import Trajectory
-from gflow.models import LinearDEQ
 from gflow.problem import Problem
 from gflow.theory import LinearReference, critical_radius, exact_trajectory
 
@@ -31,6 +29,7 @@ PADDING = {"accepted": -1, "nfe": -1, "hessians": -1, "linear_solves": -1}
 def flow_group(
     problem: Problem,
     trajectory: Trajectory,
+    reason: str,
     diagnostics: Mapping[str, Any],
     evaluation: Problem | None = None,
     observables: Observables | None = None,
@@ -41,18 +40,22 @@ def flow_group(
     if audit is not None:
         balance = values["loss"][0] - values["loss"]
         values["energy_residual"] = balance - audit.integral(trajectory.t).to(balance)
-    values.update(_observed(trajectory.theta, observables or {}))
-    data = {name: (("time", *_extra(value, 1)), _numpy(value)) for name, value in values.items()}
+    data = {name: (("time",), _numpy(value)) for name, value in values.items()}
     return _labelled(
         "flow",
         {
             "theta": (("time", "parameter"), _numpy(trajectory.theta)),
             **data,
+            **_observed(trajectory.theta, observables or {}, ("time",)),
             "status": ((), str(trajectory.status)),
             "status_message": ((), trajectory.message),
+            "method": ((), trajectory.method),
+            "method_reason": ((), reason),
+            "nfe": ((), trajectory.nfe),
+            "wall_seconds": ((), trajectory.wall_seconds),
         },
         {"time": _numpy(trajectory.t), "parameter": list(problem.model.parameter_names)},
-    ).assign_attrs(method=trajectory.method, nfe=trajectory.nfe)
+    )
 
 
 def steps_group(trajectory: Trajectory) -> xr.Dataset:
@@ -88,20 +91,20 @@ def descent_group(
     """The ``/descent`` group: all step sizes."""
     dims = ("step_size", "record")
     values = _pointwise(problem, descent.theta, diagnostics, evaluation)
-    if isinstance(problem.model, LinearDEQ):
+    if problem.model.conserves_sphere:
         square = problem.model.sphere_radius(descent.theta) ** 2
         drift = square - square[:, :1] - descent.squared_updates
         values["drift_identity_residual"] = drift
-    values.update(_observed(descent.theta, observables or {}))
-    data = {name: ((*dims, *_extra(value, 2)), _numpy(value)) for name, value in values.items()}
-    time = np.where(descent.update >= 0, descent.update * descent.step_sizes[:, None], math.nan)
+    data = {name: (dims, _numpy(value)) for name, value in values.items()}
     return _labelled(
         "descent",
         {
             "theta": ((*dims, "parameter"), _numpy(descent.theta)),
             "update": (dims, descent.update),
-            "time": (dims, time),
+            "time": (dims, descent.time),
             **data,
+            **_observed(descent.theta, observables or {}, dims),
+            "wall_seconds": ((), descent.wall_seconds),
             "status": (("step_size",), [str(status) for status in descent.status]),
             "status_message": (("step_size",), descent.message),
         },
@@ -117,7 +120,7 @@ def comparison_group(problem: Problem, trajectory: Trajectory, descent: Descent)
     """The ``/comparison`` group; NaN where the flow had ended before the record's time."""
     assert trajectory.path is not None
     dims = ("step_size", "record")
-    time = np.where(descent.update >= 0, descent.update * descent.step_sizes[:, None], math.nan)
+    time = descent.time
     flat, theta = torch.from_numpy(time.reshape(-1)), descent.theta.flatten(0, 1)
     reached = flat <= float(trajectory.t[-1]) * (1 + 1e-12)
     partner = torch.full_like(theta, torch.nan)
@@ -145,7 +148,7 @@ def reference_group(
     step_sizes: np.ndarray | None,
 ) -> xr.Dataset | None:
     """The ``/reference`` group: closed forms, None where the model has none."""
-    if not isinstance(problem.model, LinearDEQ) or not bool(problem.model.admissible(theta0)):
+    if not problem.model.conserves_sphere or int(problem.model.branch(theta0)) == 0:
         return None
     # A start far out overflows the closed forms; they are then not finite, and say so.
     with np.errstate(all="ignore"):
@@ -174,7 +177,7 @@ def _closed_forms(
             mean_square, xi = float(reference.sigma[0, 0]), float(reference.xi[0])
             exact = exact_trajectory(times, start, mean_square, xi)
             data["theta_exact"] = (("time", "parameter"), exact)
-    if step_sizes is not None:
+    if step_sizes is not None and exact_backward and reference.full_rank:
         coords["step_size"] = step_sizes
         radii = [critical_radius(eta, reference.sigma, reference.xi) for eta in step_sizes]
         data["critical_radius"] = (("step_size",), np.array(radii))
@@ -199,7 +202,10 @@ def problem_group(
         coords["parameter"] = list(problem.model.parameter_names)
         data["theta_target"] = (("parameter",), _numpy(problem.theta_target))
     return _labelled("problem", data, coords).assign_attrs(
-        model=repr(problem.model), backward=problem.backward.name, samples=problem.n_samples
+        model=repr(problem.model),
+        backward=problem.backward.name,
+        samples=problem.n_samples,
+        conserves_sphere=int(problem.model.conserves_sphere),
     )
 
 
@@ -233,48 +239,59 @@ def _pointwise(
     return values
 
 
-def _observed(theta: Tensor, observables: Observables) -> dict[str, Tensor]:
-    """Apply the user's functions to every theta (P,); rows of NaN give NaN."""
-    flat = theta.reshape(-1, theta.shape[-1])
-    found = {}
+def check_observables(observables: Observables, theta0: Tensor) -> None:
+    """Check the names of the user's functions and try each at the start, before any work.
+
+    Raises
+    ------
+    ProblemError
+        If a name is taken or no identifier, or a function fails or returns no vector.
+    """
+    taken = schema.GROUPS["flow"] | schema.GROUPS["descent"] | schema.COORDINATES
     for name, function in observables.items():
-        if not name.isidentifier() or name in schema.GROUPS["flow"] | schema.GROUPS["descent"]:
-            raise ProblemError(f'observable "{name}" needs a name of its own, an identifier.')
-        rows = [_observe(name, function, row) for row in flat]
-        shapes = {row.shape for row in rows if row is not None}
-        if len(shapes) > 1:
-            raise ProblemError(f'observable "{name}" returned different shapes: {shapes}.')
-        blank = torch.full(next(iter(shapes), torch.Size()), torch.nan, dtype=torch.float64)
-        table = torch.stack([blank if row is None else row for row in rows])
-        found[name] = table.reshape(*theta.shape[:-1], *blank.shape)
+        if not str(name).isidentifier() or name in taken:
+            raise ProblemError(
+                f'observable "{name}" needs a name of its own, an identifier such as my_norm.'
+            )
+        try:
+            _observe(function, theta0)
+        except Exception as error:
+            raise ProblemError(
+                f'observable "{name}" failed: {type(error).__name__}: {error}. It is called with '
+                "theta (P,), a tensor, and must return a number or a vector of fixed length."
+            ) from error
+
+
+def _observed(theta: Tensor, observables: Observables, dims: tuple[str, ...]) -> dict[str, Any]:
+    """Variables of the user's functions; NaN where theta is, or where a function fails."""
+    flat = theta.reshape(-1, theta.shape[-1])
+    found: dict[str, Any] = {}
+    for name, function in observables.items():
+        shape, failure = _observe(function, flat[0]).shape, ""
+        table = torch.full((len(flat), *shape), torch.nan, dtype=torch.float64)
+        for place in torch.nonzero(~torch.isnan(flat).any(-1)).flatten().tolist():
+            try:
+                table[place] = _observe(function, flat[place])
+            except Exception as error:
+                failure = failure or f"{type(error).__name__} at theta = {flat[place].tolist()}"
+        extra = (f"{name}_component",) if shape else ()
+        attributes = {"failure": failure} if failure else {}
+        values = table.reshape(*theta.shape[:-1], *shape).numpy()
+        found[name] = ((*dims, *extra), values, attributes)
     return found
 
 
-def _observe(name: str, function: Callable[[Tensor], Any], row: Tensor) -> Tensor | None:
-    if bool(torch.isnan(row).any()):
-        return None
-    try:
-        value = torch.as_tensor(function(row), dtype=torch.float64).detach().cpu()
-    except Exception as error:
-        raise ProblemError(
-            f'observable "{name}" failed: {type(error).__name__}: {error}. It is called with theta '
-            "(P,), a tensor, and must return a number or a vector of fixed length."
-        ) from error
+def _observe(function: Callable[[Tensor], Any], theta: Tensor) -> Tensor:
+    value = torch.as_tensor(function(theta), dtype=torch.float64).detach().cpu()
     if value.ndim > 1:
-        raise ProblemError(
-            f'observable "{name}" returned shape {tuple(value.shape)}, not a vector.'
-        )
+        raise ValueError(f"shape {tuple(value.shape)} is no vector")
     return value
-
-
-def _extra(value: Tensor, leading: int) -> tuple[str, ...]:
-    return () if value.ndim == leading else ("component",)
 
 
 def _labelled(group: str, data: Mapping[str, Any], coords: Mapping[str, Any]) -> xr.Dataset:
     dataset = xr.Dataset(dict(data), coords=dict(coords))
-    if "component" in dataset.dims and "component" not in dataset.coords:
-        dataset = dataset.assign_coords(component=np.arange(dataset.sizes["component"]))
+    bare = [str(name) for name in dataset.dims if name not in dataset.coords]
+    dataset = dataset.assign_coords({name: np.arange(dataset.sizes[name]) for name in bare})
     for name in dataset.data_vars:
         dataset[name].attrs.update(schema.attributes(group, str(name)))
     for name in dataset.coords:

@@ -13,10 +13,11 @@ import xarray as xr
 
 from gflow.config import Config
 from gflow.data import Dataset, load_data
-from gflow.errors import ConfigError
+from gflow.errors import ConfigError, EquilibriumError
 from gflow.flow_run import ProgressCallback
 from gflow.models import MODELS, Model
 from gflow.problem import Problem
+from gflow.store.provenance import Provenance
 from gflow.workbench import compare, descend, integrate
 
 Kind = Literal["integrate", "descend", "compare"]
@@ -61,11 +62,8 @@ def run_config(
         "evaluation": None if data.x_evaluation is None else (data.x_evaluation, data.y_evaluation),
         "diagnostics": config.diagnostics.model_dump(),
         "store_data": config.run.store_data,
-        "feature_names": data.feature_names,
-        "data_source": data.source,
-        "config": config.to_toml(),
         "progress": progress,
-        "command": command,
+        "provenance": Provenance(command, config.to_toml(), data.source, data.feature_names),
     }
     start = make_start(config, problem.n_parameters)
     if kind == "integrate":
@@ -131,7 +129,10 @@ def _model(config: Config, dim: int) -> Model:
 def _teacher(config: Config) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     def predict(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
         teacher = Problem(_model(config, x.shape[1]), x, np.zeros(len(x)))
-        return np.asarray(teacher.predict(theta))
+        try:
+            return np.asarray(teacher.predict(theta))
+        except EquilibriumError as error:
+            raise ConfigError(f"data.theta is no teacher. {error}") from None
 
     return predict
 
@@ -153,5 +154,8 @@ def _descent_end(config: Config) -> float:
     assert config.descent is not None
     if config.descent.t_end is not None:
         return config.descent.t_end
-    assert config.flow is not None
+    if config.flow is None:
+        raise ConfigError("descent.t_end is missing, with no [flow] to give it.")
+    if math.isinf(config.flow.t_end):
+        raise ConfigError("descent.t_end is missing, and flow.t_end is inf; give one end.")
     return config.flow.t_end

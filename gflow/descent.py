@@ -19,8 +19,8 @@ from gflow.times import save_times
 MOST = 2.0**62
 """Updates that a descent may have, to be counted in 64 bits."""
 
-CHECK = 200
-"""Updates between two looks at the clock."""
+REPORT = 0.2
+"""Seconds between two reports of progress."""
 
 DIVERGED = 1e10
 """Growth of |theta| (relative to 1 + |theta0|) at which a descent counts as diverged."""
@@ -52,6 +52,11 @@ class Descent:
     message: list[str]
     wall_seconds: float
 
+    @property
+    def time(self) -> np.ndarray:
+        """eta k of every record, shape (S, R); NaN pads."""
+        return np.where(self.update >= 0, self.update * self.step_sizes[:, None], math.nan)
+
 
 def record_updates(step_size: float, t_end: float, records: int, spacing: str) -> np.ndarray:
     """Updates to record: about `records` of them, from 0 to the last with eta k <= t_end."""
@@ -67,6 +72,8 @@ def record_updates(step_size: float, t_end: float, records: int, spacing: str) -
             f"step size {step_size:g} exceeds t_end = {t_end:g}; no update fits. "
             "Lower the step size or raise t_end."
         )
+    if records < 2:
+        raise ProblemError(f"records is {records}; at least 2 are needed, the start and the end.")
     wanted = save_times(records, float(last), spacing)
     return np.unique(np.rint(wanted).astype(np.int64))
 
@@ -190,6 +197,8 @@ class _Run:
         self.squared = self.etas.new_zeros(len(etas))
         self.warm: Tensor | None = None
         self.k = 0
+        self.branch = int(problem.model.branch(theta0))
+        self.jumped: dict[int, int] = {}
         self.status = [Status.T_END] * len(etas)
         self.message = [""] * len(etas)
 
@@ -198,8 +207,9 @@ class _Run:
         last = max(int(planned[-1]) for planned in self.recorder.planned)
         self._record()
         while self.rows:
-            for _ in range(min(self.recorder.horizon(self.rows) - self.k, CHECK)):
-                if not self._update():
+            look = min(deadline, time.perf_counter() + REPORT)
+            for _ in range(self.recorder.horizon(self.rows) - self.k):
+                if not self._update() or time.perf_counter() > look:
                     break
             self._record()
             if self.rows and time.perf_counter() > deadline:
@@ -218,9 +228,8 @@ class _Run:
             return False
         self.warm = evaluation.equilibrium.preactivation
         step = self.etas * evaluation.gradient
-        self.squared = self.squared + (step * step).sum(-1)
-        self.theta = self.theta - step
-        self.k += 1
+        squared = self.squared + (step * step).sum(-1)
+        self.theta, self.squared, self.k = self.theta - step, squared, self.k + 1
         return True
 
     def _record(self) -> None:
@@ -228,10 +237,17 @@ class _Run:
         for place, row in enumerate(self.rows):
             if self.recorder.due(row, self.k):
                 self.recorder.record(row, self.k, self.theta[place], self.squared[place])
+                self._note_branch(row, self.theta[place])
                 if self.recorder.next[row] == len(self.recorder.planned[row]):
                     self._end(row, Status.T_END)
                     done.append(place)
         self._leave(done)
+
+    def _note_branch(self, row: int, theta: Tensor) -> None:
+        """Gradient descent may jump between branches of solutions; no flow can."""
+        branch = int(self.problem.model.branch(theta))
+        if branch not in (0, self.branch):
+            self.jumped.setdefault(row, self.k)
 
     def _drop_failed(self, bad: Tensor, valid: Tensor) -> None:
         failed = [place for place in range(len(self.rows)) if bool(bad[place])]
@@ -254,6 +270,8 @@ class _Run:
             self.recorder.record(row, self.k, self.theta[place], self.squared[place])
         self.status[row] = status
         detail = f": {reason}" if reason else ""
+        if row in self.jumped:
+            detail += f"; by update {self.jumped[row]} it had left the start's branch of solutions"
         self.message[row] = f"{status.sentence} It ended at update {self.k}{detail}."
 
     def stop_all(self, status: Status) -> None:

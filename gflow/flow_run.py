@@ -6,21 +6,24 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gflow.diagnostics.energy import EnergyAudit
-from gflow.errors import ProblemError
+from gflow.errors import MethodError, ProblemError
 from gflow.flows import FLOWS
 from gflow.integrators.auto import choose
-from gflow.integrators.base import Settings, Step
+from gflow.integrators.base import Method, Settings, Step, uniform_grid
 from gflow.integrators.driver import Observer, integrate_field
 from gflow.integrators.trajectory import Trajectory
 from gflow.problem import Problem
 from gflow.stopping import read_stop
-from gflow.times import save_times
+from gflow.times import is_count, save_times
+from gflow.wording import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,28 @@ class FlowOptions:
     stop: Mapping[str, Any] | None
     flow: str
 
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises
+        ------
+        ProblemError
+            If one is no number or out of range.
+        """
+        _check("t_end", self.t_end, "a positive number", lambda v: v > 0)
+        _check("rtol", self.rtol, "a number between 0 and 1", lambda v: 0 < v < 1)
+        _check("atol", self.atol, "a positive finite number", lambda v: 0 < v < math.inf)
+        if self.step_size is not None:
+            _check("step_size", self.step_size, "a positive finite number", _is_finite_step)
+        if self.saves() is None:
+            save_times(self.times, 1.0, self.spacing)
+
+    def saves(self) -> np.ndarray | None:
+        """The times of the saves; None if they are placed once the end of the flow is known."""
+        if math.isinf(self.t_end) and is_count(self.times):
+            return None
+        return save_times(self.times, self.t_end, self.spacing)
+
 
 def run_flow(
     problem: Problem,
@@ -96,14 +121,12 @@ def run_flow(
         Why this method.
     """
     if options.flow not in FLOWS:
-        raise ProblemError(f'flow "{options.flow}" is unknown; there is {", ".join(FLOWS)}.')
-    if not (options.t_end > 0 and not math.isnan(options.t_end)):
-        raise ProblemError(f"t_end is {options.t_end}; it must be positive.")
+        raise ProblemError(f'flow "{options.flow}" is unknown{did_you_mean(options.flow, FLOWS)}')
     field = FLOWS[options.flow](problem)
     stop = read_stop(options.stop, problem, field, options.rtol, options.atol, options.t_end)
     method, reason = choose(options.method, field, start, options.t_end, options.rtol)
-    later = math.isinf(options.t_end) and isinstance(options.times, int)
-    times = None if later else save_times(options.times, options.t_end, options.spacing)
+    reason += _step_note(method, options)
+    times = options.saves()
     observers: list[Observer] = [] if audit is None else [audit]
     if progress is not None:
         observers.append(_Reporter(problem, options.t_end, progress))
@@ -117,14 +140,38 @@ def run_flow(
         max_steps=stop.max_steps,
         wall_seconds=stop.wall_seconds,
         observers=observers,
-        dense=landings is not None or later,
+        dense=landings is not None or times is None,
         landings=landings or (),
     )
-    if later:
+    if times is None:
         trajectory = trajectory.resaved(
             lambda end: torch.from_numpy(save_times(options.times, end, options.spacing))
         )
     return trajectory, reason
+
+
+def _step_note(method: Method, options: FlowOptions) -> str:
+    """What became of `step_size`, to be added to the reason."""
+    if options.step_size is None:
+        return ""
+    if method.info.adaptive:
+        raise MethodError(
+            f"{method.info.name} chooses its own steps; leave step_size out, or take a fixed-step "
+            "method such as rk4."
+        )
+    h, count = uniform_grid(options.step_size, options.t_end)
+    shortened = f"; step_size {options.step_size:g} shortened to {h:.6g}, {count} of which reach "
+    return "" if h == options.step_size else f"{shortened}t_end"
+
+
+def _check(name: str, value: object, kind: str, holds: Callable[[float], bool]) -> None:
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not holds(float(value)):  # type: ignore[arg-type]
+        raise ProblemError(f"{name} is {value!r}; it must be {kind}.")
+
+
+def _is_finite_step(value: float) -> bool:
+    return 0 < value < math.inf
 
 
 class Ticker:

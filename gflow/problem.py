@@ -111,7 +111,7 @@ class Problem:
             If the last dimension is not P or there are more than two.
         """
         tensor = _tensor(value, "theta", self.dtype, self.device)
-        if tensor.ndim not in (1, 2) or tensor.shape[-1] != self.n_parameters:
+        if tensor.ndim not in (1, 2) or tensor.shape[-1] != self.n_parameters or not len(tensor):
             raise ProblemError(
                 f"theta has shape {tuple(tensor.shape)}; {self.model!r} needs (P,) or (B, P) with "
                 f"P = {self.n_parameters}: {', '.join(_abbreviate(self.model.parameter_names))}."
@@ -135,9 +135,12 @@ class Problem:
     def loss_and_gradient(self, theta: ArrayLike) -> tuple[Tensor, Tensor]:
         """Both for one equilibrium solve."""
         tensor = self.theta(theta)
-        solved = [self._checked(chunk, self.x) for chunk in self._chunks(tensor)]
-        losses = _join([self.loss_at(equilibrium) for equilibrium in solved])
-        return losses, _join([self.gradient_at(equilibrium) for equilibrium in solved])
+        pairs = []
+        for chunk in self._chunks(tensor):
+            equilibrium = self._checked(chunk, self.x)
+            pairs.append((self.loss_at(equilibrium), self.gradient_at(equilibrium)))
+        losses, gradients = zip(*pairs, strict=True)
+        return _join(list(losses)), _join(list(gradients))
 
     def hessian(self, theta: ArrayLike) -> Tensor:
         """Exact Hessian of the loss, shape (P, P) or (B, P, P), whatever the backward."""
@@ -166,7 +169,8 @@ class Problem:
             raise ProblemError(
                 f"vector has shape {tuple(along.shape)} but theta {tuple(tensor.shape)}."
             )
-        return self.jvp_at(self._checked(tensor, self.x), along, chosen)
+        chunks = zip(self._chunks(tensor), self._chunks(along), strict=True)
+        return _join([self.jvp_at(self._checked(t, self.x), v, chosen) for t, v in chunks])
 
     def evaluate(self, theta: Tensor, warm: Tensor | None = None) -> Evaluation:
         """The gradient from a warm start; never raises for a value of theta.
@@ -298,7 +302,7 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 def _tensor(value: ArrayLike, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
-    tensor = value.detach() if isinstance(value, Tensor) else _from_array(value, name)
+    tensor = value.detach().clone() if isinstance(value, Tensor) else _from_array(value, name)
     if tensor.is_complex():
         raise ProblemError(f"{name} is complex; gflow integrates real parameters.")
     return tensor.to(dtype=dtype, device=device)

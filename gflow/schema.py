@@ -99,7 +99,7 @@ GROUPS: dict[str, dict[str, Variable]] = {
     "problem": {
         "theta_target": Variable(("parameter",), "parameters that generated the data", "given"),
         "inputs": Variable(("sample", "feature"), "inputs", "x"),
-        "target": Variable(("sample",), "targets", "y", required=True),
+        "target": Variable(("sample",), "targets", "y"),
         "evaluation_inputs": Variable(("evaluation_sample", "feature"), "evaluation inputs", "x"),
         "evaluation_target": Variable(("evaluation_sample",), "evaluation targets", "y"),
     },
@@ -111,10 +111,15 @@ GROUPS: dict[str, dict[str, Variable]] = {
         "energy_residual": Variable(
             _TIME,
             "audit of the flow: energy balance",
-            "L(0) - L(t) - int_0^t grad L . g ds, by 5-point Gauss quadrature on dense output",
+            "L(0) - L(t) - int_0^t grad L . g ds, by 4-point Gauss quadrature on dense output"
+            ", over steps (several where they are small) cut at the saves",
         ),
         "status": Variable((), "why the flow ended", _STATUS_FORMULA, required=True),
         "status_message": Variable((), "the verdict in sentences", _STATUS_FORMULA, required=True),
+        "method": Variable((), "integrator", "see gflow methods", required=True),
+        "method_reason": Variable((), "why this integrator", "see gflow methods", required=True),
+        "nfe": Variable((), "field evaluations", "count", required=True),
+        "wall_seconds": Variable((), "wall-clock time of the integration", "measured", "s"),
     },
     "flow_steps": {
         "t": Variable(_STEP, "start of the attempted step", "t", required=True),
@@ -136,6 +141,7 @@ GROUPS: dict[str, dict[str, Variable]] = {
         "update": Variable(_RECORD, "number of updates; -1 pads", "k", required=True),
         "time": Variable(_RECORD, "time on the flow's clock", "t = eta k", required=True),
         **_pointwise(_RECORD),
+        "wall_seconds": Variable((), "wall-clock time of all step sizes", "measured", "s"),
         "drift_identity_residual": Variable(
             _RECORD,
             "audit of the drift off the sphere, summed over the updates (linear DEQ)",
@@ -176,14 +182,16 @@ GROUPS: dict[str, dict[str, Variable]] = {
         ),
         "sphere_radius": Variable((), "radius of the sphere", "R(theta(0))", required=True),
         "rate": Variable((), "rate of the bound", "4 lambda_min(Sigma) / R^2"),
-        "minimal_loss": Variable((), "smallest loss of a linear predictor", "L*"),
+        "minimal_loss": Variable((), "smallest loss of a linear predictor", "L* = min over xi"),
         "sharpness_limit": Variable(
-            (), "sharpness at the flow's limit", "see gflow.theory.LinearReference"
+            (),
+            "sharpness at the flow's limit",
+            "(2 (1 + |xi|^2) / R^2) lambda_max(Sigma^1/2 (I + xi xi^T) Sigma^1/2)",
         ),
         "critical_radius": Variable(
             ("step_size",),
             "radius below which gradient descent cannot settle",
-            "see gflow.theory.critical_radius",
+            "sqrt(eta (1 + |xi|^2) lambda_max(Sigma^1/2 (I + xi xi^T) Sigma^1/2))",
         ),
     },
 }
@@ -225,6 +233,10 @@ def validate(tree: xr.DataTree) -> None:
     version = tree.attrs.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         faults.append(f"schema_version is {version}; this gflow reads version {SCHEMA_VERSION}")
+    if "flow" in tree.children:
+        faults += [] if "flow_steps" in tree.children else ["/flow is there without /flow_steps"]
+        wanted = ("rtol", "atol")
+        faults += [f"/flow lacks the attribute {n}" for n in wanted if n not in tree["flow"].attrs]
     if not {"flow", "descent"} & set(tree.children):
         faults.append("there is neither a /flow nor a /descent group")
     for name, node in tree.children.items():

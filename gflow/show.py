@@ -71,12 +71,12 @@ def _flow(groups: Mapping[str, xr.Dataset]) -> Rows:
     accepted = int((steps.accepted == 1).sum())
     hessians = steps.hessians.values[-1:] if "hessians" in steps else ()
     return [
-        ("method", str(flow.attrs["method_reason"])),
+        ("method", str(flow.method_reason.item())),
         ("tolerances", f"rtol {flow.attrs['rtol']:g}, atol {flow.attrs['atol']:g}"),
         ("status", str(flow.status_message.item())),
         ("t reached", _number(flow.time.values[-1])),
         ("steps", f"{accepted} accepted, {steps.sizes['step'] - accepted} rejected"),
-        ("field evaluations", str(flow.attrs["nfe"])),
+        ("field evaluations", str(flow.nfe.item())),
         ("Hessians", str(max(hessians, default=0))),
     ]
 

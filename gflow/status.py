@@ -12,6 +12,7 @@ class Status(StrEnum):
     LOSS = "loss"
     GRADIENT_NORM = "gradient_norm"
     STEADY_STATE = "steady_state"
+    STALLED = "stalled"
     STEP_LIMIT = "step_limit"
     WALL_LIMIT = "wall_limit"
     INTERRUPTED = "interrupted"
@@ -38,17 +39,21 @@ _SENTENCES = {
     Status.LOSS: "The loss reached its stopping value.",
     Status.GRADIENT_NORM: "The gradient norm reached its stopping value.",
     Status.STEADY_STATE: "The trajectory reached a steady state.",
+    Status.STALLED: "The trajectory no longer moves, and no stopping rule is met; loosen the rule, "
+    "or stop at steady_state.",
     Status.STEP_LIMIT: "The step limit was reached before t_end; raise max_steps, loosen rtol, or "
     "take a method for stiff problems.",
-    Status.WALL_LIMIT: "The wall-clock limit was reached before t_end; raise wall_seconds, loosen "
-    "rtol, or take a method for stiff problems.",
+    Status.WALL_LIMIT: "The wall-clock limit was reached before t_end; raise wall_seconds, or make "
+    "the run cheaper (a flow: looser rtol, a method for stiff problems; a descent: larger steps).",
     Status.INTERRUPTED: "The run was interrupted; everything up to then is kept.",
     Status.NONFINITE_START: "The field is not finite at the start; check the data, the start and "
     "the loss there.",
-    Status.NONFINITE: "The field is not finite beyond this point; the last finite state is kept.",
-    Status.DIVERGED: "The trajectory diverged: theta grows without bound.",
+    Status.NONFINITE: "The field is not finite beyond this point; the last finite state is kept. "
+    "Check the model and the data there.",
+    Status.DIVERGED: "The trajectory diverged: theta grows without bound. Lower the step size, or "
+    "scale the data.",
     Status.EQUILIBRIUM_LOST: "The equilibrium is lost: beyond this point the fixed point does not "
-    "exist or is not unique.",
+    "exist or is not unique. Start elsewhere, or end the run before.",
     Status.STEP_UNDERFLOW: "The step size fell below rounding: the field is singular or "
     "discontinuous there, or the tolerance is below what rounding allows.",
     Status.METHOD_FAILED: "The integrator gave up; try another method or a smaller step.",

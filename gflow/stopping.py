@@ -63,6 +63,8 @@ def read_stop(
     ProblemError
         If a key is unknown, a value is not positive, or an infinite flow has no rule.
     """
+    if stop is not None and not isinstance(stop, Mapping):
+        raise ProblemError(f'stop is {stop!r}; it must be a mapping such as {{"loss": 1e-6}}.')
     for key, value in (stop or {}).items():
         _check(key, value)
     given = {k: v for k, v in (stop or {}).items() if v is not None and v is not False}

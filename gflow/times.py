@@ -34,8 +34,8 @@ def save_times(
     """
     if spacing not in ("linear", "log"):
         raise ProblemError(f'spacing is "{spacing}"; it must be linear or log.')
-    if isinstance(times, int | np.integer) and not isinstance(times, bool):
-        return _spaced(int(times), t_end, spacing)
+    if is_count(times):
+        return _spaced(int(times), t_end, spacing)  # type: ignore[arg-type]
     try:
         explicit = np.array(times, dtype=np.float64)
     except (TypeError, ValueError):
@@ -46,6 +46,11 @@ def save_times(
     if explicit[-1] > t_end:
         raise ProblemError(f"times ends at {explicit[-1]:g}, beyond t_end = {t_end:g}.")
     return explicit
+
+
+def is_count(times: object) -> bool:
+    """Whether saves are given by their number."""
+    return isinstance(times, int | np.integer) and not isinstance(times, bool)
 
 
 def _spaced(count: int, t_end: float, spacing: str) -> np.ndarray:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,52 +13,16 @@ import xarray as xr
 from torch import Tensor
 
 from gflow import assemble
+from gflow.assemble import Observables
 from gflow.descent import Descent, gradient_descent, record_times
 from gflow.diagnostics.energy import EnergyAudit
-from gflow.diagnostics.pointwise import POINTWISE
 from gflow.errors import ProblemError
 from gflow.flow_run import FlowOptions, Progress, ProgressCallback, Ticker, loss_and_norm, run_flow
 from gflow.integrators.trajectory import Trajectory
 from gflow.problem import ArrayLike, Problem
+from gflow.recording import Recording, make_recording
 from gflow.status import Status
-from gflow.store.provenance import root_attributes
-from gflow.wording import did_you_mean
-
-DIAGNOSTICS = (*POINTWISE, "evaluation_loss", "sharpness", "energy_residual", "reference")
-"""Names that ``diagnostics`` accepts; all are on unless switched off."""
-
-STORE_LIMIT = 200_000
-"""Numbers in x up to which inputs and targets are stored by default."""
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What is recorded beside theta; shared by all runs."""
-
-    evaluation: tuple[ArrayLike, ArrayLike] | None = None
-    observables: assemble.Observables | None = None
-    diagnostics: Mapping[str, Any] | None = None
-    store_data: bool | None = None
-    feature_names: Sequence[str] | None = None
-    progress: ProgressCallback | None = None
-    command: str | None = None
-    config: str = ""
-    data_source: str = ""
-
-    def switches(self) -> dict[str, Any]:
-        """Every diagnostic with its switch.
-
-        Raises
-        ------
-        ProblemError
-            If a name is unknown.
-        """
-        given = dict(self.diagnostics or {})
-        unknown = [name for name in given if name not in DIAGNOSTICS]
-        if unknown:
-            hint = did_you_mean(unknown[0], DIAGNOSTICS)
-            raise ProblemError(f"diagnostics.{unknown[0]} is unknown{hint}")
-        return dict.fromkeys(DIAGNOSTICS, True) | given
+from gflow.store.provenance import Provenance
 
 
 def integrate(
@@ -76,7 +38,12 @@ def integrate(
     step_size: float | None = None,
     stop: Mapping[str, Any] | None = None,
     flow: str = "gradient",
-    **extras: Any,
+    evaluation: tuple[ArrayLike, ArrayLike] | None = None,
+    observables: Observables | None = None,
+    diagnostics: Mapping[str, Any] | None = None,
+    store_data: bool | None = None,
+    progress: ProgressCallback | None = None,
+    provenance: Provenance | None = None,
 ) -> xr.DataTree:
     """Integrate the gradient flow of a problem with error control.
 
@@ -93,18 +60,28 @@ def integrate(
     rtol, atol : float
         Tolerances of the RMS norm of error / (atol + rtol |theta|), for every method.
     times : int or sequence of float
-        How many saves, or their times.
+        How many saves, or their times; 0 and the end are always saved.
     spacing : str
         ``linear`` or ``log``, for a count.
     step_size : float, optional
-        For fixed-step methods.
+        For fixed-step methods; shortened if it does not divide `t_end`, and said so.
     stop : mapping, optional
         Any of ``loss``, ``gradient_norm``, ``steady_state``, ``max_steps``, ``wall_seconds``.
     flow : str
         The vector field, see :mod:`gflow.flows`.
-    **extras
-        ``evaluation=(x, y)``, ``observables={name: function of theta (P,)}``,
-        ``diagnostics={name: bool}``, ``store_data=bool``, ``progress=callback``.
+    evaluation : (x, y), optional
+        Data on which the loss is recorded too.
+    observables : mapping, optional
+        Name to function of theta (P,), a tensor; a number or a vector, stored at every save.
+    diagnostics : mapping, optional
+        Name to bool, to switch diagnostics off; ``{"sharpness": "all"}`` computes the sharpness at
+        every save where P is large, which may cost more than the flow.
+    store_data : bool, optional
+        Store inputs and targets; by default if x has at most 200,000 numbers.
+    progress : callable, optional
+        Called with a :class:`gflow.flow_run.Progress` at most five times a second.
+    provenance : Provenance, optional
+        What the caller knows of the run's origin, :class:`gflow.store.provenance.Provenance`.
 
     Returns
     -------
@@ -126,11 +103,24 @@ def integrate(
     >>> str(tree["flow"].status.values)
     't_end'
     """
-    options = FlowOptions(float(t_end), method, rtol, atol, times, spacing, step_size, stop, flow)
-    began, extra = time.perf_counter(), _extras(extras)
+    options = FlowOptions(t_end, method, rtol, atol, times, spacing, step_size, stop, flow)
     problems, starts, ensemble = _pair(problem, theta0)
-    groups = [_flow_groups(p, s, options, extra) for p, s in zip(problems, starts, strict=True)]
-    return _tree(problems[0], _merge(groups, ensemble), extra, began)
+    recording = make_recording(
+        problems[0],
+        starts[0],
+        evaluation=evaluation,
+        observables=observables,
+        diagnostics=diagnostics,
+        store_data=store_data,
+        progress=progress,
+        provenance=provenance,
+    )
+    groups: list[dict[str, xr.Dataset]] = []
+    for member, start in zip(problems, starts, strict=True):
+        groups.append(_flow_groups(member, start, options, recording))
+        if str(groups[-1]["flow"].status.values) == Status.INTERRUPTED:
+            break
+    return recording.tree(problems, _merge(groups, ensemble))
 
 
 def descend(
@@ -142,7 +132,12 @@ def descend(
     records: int = 200,
     spacing: str = "linear",
     wall_seconds: float = math.inf,
-    **extras: Any,
+    evaluation: tuple[ArrayLike, ArrayLike] | None = None,
+    observables: Observables | None = None,
+    diagnostics: Mapping[str, Any] | None = None,
+    store_data: bool | None = None,
+    progress: ProgressCallback | None = None,
+    provenance: Provenance | None = None,
 ) -> xr.DataTree:
     """Run gradient descent at several step sizes, on the clock t = eta k.
 
@@ -160,7 +155,7 @@ def descend(
         ``linear`` or ``log`` in the update number.
     wall_seconds : float
         Budget of wall-clock time; using it up is a failure, with the records so far.
-    **extras
+    evaluation, observables, diagnostics, store_data, progress, provenance
         As for :func:`integrate`.
 
     Returns
@@ -168,12 +163,20 @@ def descend(
     xarray.DataTree
         Groups ``/problem``, ``/descent`` and, for the linear DEQ, ``/reference``.
     """
-    began, extra = time.perf_counter(), _extras(extras)
     start = _one_start(problem, theta0)
-    plan = _DescentPlan(step_sizes, float(t_end), records, spacing, wall_seconds)
-    descent = _descend(problem, start, plan, extra)
-    groups = _descent_groups(problem, start, descent, extra, times=None)
-    return _tree(problem, groups, extra, began)
+    recording = make_recording(
+        problem,
+        start,
+        evaluation=evaluation,
+        observables=observables,
+        diagnostics=diagnostics,
+        store_data=store_data,
+        progress=progress,
+        provenance=provenance,
+    )
+    plan = _DescentPlan(step_sizes, t_end, records, spacing, wall_seconds)
+    descent = _descend(problem, start, plan, recording.progress)
+    return recording.tree([problem], _descent_groups(problem, start, descent, recording, None))
 
 
 def compare(
@@ -194,7 +197,12 @@ def compare(
     step_size: float | None = None,
     stop: Mapping[str, Any] | None = None,
     flow: str = "gradient",
-    **extras: Any,
+    evaluation: tuple[ArrayLike, ArrayLike] | None = None,
+    observables: Observables | None = None,
+    diagnostics: Mapping[str, Any] | None = None,
+    store_data: bool | None = None,
+    progress: ProgressCallback | None = None,
+    provenance: Provenance | None = None,
 ) -> xr.DataTree:
     """Integrate the flow, run gradient descent beside it, and compare them on one clock.
 
@@ -208,7 +216,9 @@ def compare(
         Spacing of the descents' records if it is not `spacing`.
     descent_wall_seconds : float
         Budget of wall-clock time of the descents.
-    method, rtol, atol, times, step_size, stop, flow, **extras
+    method, rtol, atol, times, step_size, stop, flow
+        As for :func:`integrate`.
+    evaluation, observables, diagnostics, store_data, progress, provenance
         As for :func:`integrate`.
 
     Returns
@@ -216,31 +226,40 @@ def compare(
     xarray.DataTree
         The groups of both, and ``/comparison``; those of the flow alone if it was interrupted.
     """
-    options = FlowOptions(float(t_end), method, rtol, atol, times, spacing, step_size, stop, flow)
-    began, extra = time.perf_counter(), _extras(extras)
+    options = FlowOptions(t_end, method, rtol, atol, times, spacing, step_size, stop, flow)
     start = _one_start(problem, theta0)
+    recording = make_recording(
+        problem,
+        start,
+        evaluation=evaluation,
+        observables=observables,
+        diagnostics=diagnostics,
+        store_data=store_data,
+        progress=progress,
+        provenance=provenance,
+    )
     plan = _DescentPlan(
         step_sizes,
-        options.t_end if descent_t_end is None else float(descent_t_end),
+        t_end if descent_t_end is None else descent_t_end,
         records,
         descent_spacing or spacing,
         descent_wall_seconds,
     )
     landings = record_times(plan.step_sizes, plan.t_end, plan.records, plan.spacing)
-    trajectory, groups = _integrate_one(problem, start, options, extra, landings)
-    if trajectory.status is Status.INTERRUPTED:
-        return _tree(problem, groups, extra, began)
-    descent = _descend(problem, start, plan, extra)
-    groups |= _descent_groups(problem, start, descent, extra, groups["flow"].time.values)
-    groups["comparison"] = assemble.comparison_group(problem, trajectory, descent)
-    return _tree(problem, groups, extra, began)
+    trajectory, groups = _integrate_one(problem, start, options, recording, landings)
+    if trajectory.status is not Status.INTERRUPTED:
+        descent = _descend(problem, start, plan, recording.progress)
+        times_saved = groups["flow"].time.values
+        groups |= _descent_groups(problem, start, descent, recording, times_saved)
+        groups["comparison"] = assemble.comparison_group(problem, trajectory, descent)
+    return recording.tree([problem], groups)
 
 
 def _flow_groups(
-    problem: Problem, start: Tensor, options: FlowOptions, extra: Extras
+    problem: Problem, start: Tensor, options: FlowOptions, recording: Recording
 ) -> dict[str, xr.Dataset]:
-    _, groups = _integrate_one(problem, start, options, extra)
-    if extra.switches()["reference"]:
+    _, groups = _integrate_one(problem, start, options, recording)
+    if recording.switches["reference"]:
         reference = assemble.reference_group(problem, start, groups["flow"].time.values, None)
         groups |= {} if reference is None else {"reference": reference}
     return groups
@@ -250,16 +269,22 @@ def _integrate_one(
     problem: Problem,
     start: Tensor,
     options: FlowOptions,
-    extra: Extras,
+    recording: Recording,
     landings: Sequence[float] | None = None,
 ) -> tuple[Trajectory, dict[str, xr.Dataset]]:
     """Integrate one flow and assemble what concerns it alone."""
-    switches = extra.switches()
-    evaluation = None if extra.evaluation is None else problem.on(*extra.evaluation)
-    audit = EnergyAudit(problem) if switches["energy_residual"] else None
-    trajectory, reason = run_flow(problem, start, options, extra.progress, audit, landings)
-    flow = assemble.flow_group(problem, trajectory, switches, evaluation, extra.observables, audit)
-    flow = flow.assign_attrs(method_reason=reason, rtol=options.rtol, atol=options.atol)
+    switches = recording.switches
+    audit = EnergyAudit(problem, options.saves()) if switches["energy_residual"] else None
+    trajectory, reason = run_flow(problem, start, options, recording.progress, audit, landings)
+    flow = assemble.flow_group(
+        problem,
+        trajectory,
+        reason,
+        switches,
+        recording.evaluation_problem(problem),
+        recording.observables,
+        audit,
+    ).assign_attrs(rtol=options.rtol, atol=options.atol)
     return trajectory, {"flow": flow, "flow_steps": assemble.steps_group(trajectory)}
 
 
@@ -274,8 +299,10 @@ class _DescentPlan:
     wall_seconds: float
 
 
-def _descend(problem: Problem, start: Tensor, plan: _DescentPlan, extra: Extras) -> Descent:
-    ticker, callback = Ticker(), extra.progress
+def _descend(
+    problem: Problem, start: Tensor, plan: _DescentPlan, callback: ProgressCallback | None
+) -> Descent:
+    ticker = Ticker()
 
     def report(fraction: float, theta: Tensor) -> None:
         if callback is not None and ticker.due():
@@ -296,33 +323,21 @@ def _descend(problem: Problem, start: Tensor, plan: _DescentPlan, extra: Extras)
 
 
 def _descent_groups(
-    problem: Problem, start: Tensor, descent: Descent, extra: Extras, times: np.ndarray | None
+    problem: Problem,
+    start: Tensor,
+    descent: Descent,
+    recording: Recording,
+    times: np.ndarray | None,
 ) -> dict[str, xr.Dataset]:
-    switches = extra.switches()
-    evaluation = None if extra.evaluation is None else problem.on(*extra.evaluation)
-    groups = {
-        "descent": assemble.descent_group(problem, descent, switches, evaluation, extra.observables)
-    }
-    if switches["reference"]:
+    evaluation = recording.evaluation_problem(problem)
+    described = assemble.descent_group(
+        problem, descent, recording.switches, evaluation, recording.observables
+    )
+    groups = {"descent": described}
+    if recording.switches["reference"]:
         reference = assemble.reference_group(problem, start, times, descent.step_sizes)
         groups |= {} if reference is None else {"reference": reference}
     return groups
-
-
-def _tree(
-    problem: Problem, groups: Mapping[str, xr.Dataset], extra: Extras, began: float
-) -> xr.DataTree:
-    evaluation = None if extra.evaluation is None else problem.on(*extra.evaluation)
-    keep = problem.x.numel() <= STORE_LIMIT if extra.store_data is None else extra.store_data
-    names = extra.feature_names or [f"x[{i}]" for i in range(problem.model.dim)]
-    described = assemble.problem_group(problem, evaluation, keep, names)
-    described.attrs["data_source"] = extra.data_source or "arrays given in Python"
-    tree = xr.DataTree.from_dict({"problem": described, **groups})
-    command = " ".join(sys.argv) if extra.command is None else extra.command
-    tree.attrs = root_attributes(
-        problem, command=command, config=extra.config, wall_seconds=time.perf_counter() - began
-    )
-    return tree
 
 
 def _pair(
@@ -330,8 +345,8 @@ def _pair(
 ) -> tuple[list[Problem], list[Tensor], bool]:
     """Match problems and starts one to one; the flag says whether it is an ensemble."""
     problems = [problem] if isinstance(problem, Problem) else list(problem)
-    if not problems:
-        raise ProblemError("the list of problems is empty.")
+    if not problems or not all(isinstance(one, Problem) for one in problems):
+        raise ProblemError("problem must be a Problem, or a list of them that is not empty.")
     starts = _finite_start(problems[0].theta(theta0))
     if isinstance(problem, Problem) and starts.ndim == 1:
         return problems, [starts], False
@@ -345,6 +360,8 @@ def _pair(
 
 
 def _one_start(problem: Problem, theta0: ArrayLike) -> Tensor:
+    if not isinstance(problem, Problem):
+        raise ProblemError("problem must be one Problem here; loop over several.")
     start = _finite_start(problem.theta(theta0))
     if start.ndim != 1:
         raise ProblemError("gradient descent starts from one theta (P,); loop over several.")
@@ -362,13 +379,3 @@ def _merge(groups: Sequence[dict[str, xr.Dataset]], ensemble: bool) -> dict[str,
         return groups[0]
     names = [name for name in groups[0] if all(name in group for group in groups)]
     return {n: assemble.stack_trajectories([group[n] for group in groups]) for n in names}
-
-
-def _extras(given: Mapping[str, Any]) -> Extras:
-    known = Extras.__dataclass_fields__
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        raise TypeError(f"unexpected keyword argument {unknown[0]!r}; known: {', '.join(known)}")
-    extra = Extras(**given)
-    extra.switches()
-    return extra

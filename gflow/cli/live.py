@@ -68,10 +68,10 @@ def describe(progress: Progress, left: float) -> str:
     parts = [f"{progress.what}: t = {progress.t:.4g}"]
     if not math.isnan(progress.fraction):
         parts[0] += f" ({progress.fraction:.0%})"
+    parts.append("time left unknown" if math.isnan(left) else f"{_duration(left)} left")
     parts += [f"loss {progress.loss:.3e}", f"gradient {progress.gradient_norm:.2e}"]
     if progress.what == "flow":
         parts += [f"step {progress.dt:.2g}", f"nfe {progress.nfe}"]
-    parts.append("time left unknown" if math.isnan(left) else f"{_duration(left)} left")
     return "  ".join(parts)
 
 

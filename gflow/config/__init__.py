@@ -6,7 +6,6 @@ their values; :func:`describe_keys` lists every key.
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,7 +68,7 @@ class Config(Table):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        raise_if(*self._size_checks(), *self._descent_checks())
+        raise_if(*self._size_checks())
         return self
 
     def _size_checks(self) -> list[tuple[bool, str]]:
@@ -90,20 +89,6 @@ class Config(Table):
             (True, f"{key} has {len(values)} values; with {size - 1} inputs it needs {size}.")
             for key, values in given.items()
             if size and values is not None and len(values) != size
-        ]
-
-    def _descent_checks(self) -> list[tuple[bool, str]]:
-        inherits = self.descent is not None and self.descent.t_end is None
-        endless = self.flow is not None and math.isinf(self.flow.t_end)
-        return [
-            (
-                inherits and self.flow is None,
-                "descent.t_end is missing, with no [flow] to give it.",
-            ),
-            (
-                inherits and endless,
-                "descent.t_end is missing, and flow.t_end is inf; give one end.",
-            ),
         ]
 
     def to_toml(self) -> str:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from gflow.integrators.trajectory import Path
 
+CHUNK = 2**22
+"""Distances computed at once; bounds the memory."""
 SAMPLES = 8
 """Points per step at which the path is first sampled, and per bracket when refined."""
 ROUNDS = 8
@@ -30,11 +32,7 @@ def nearest_on_path(path: Path, theta: Tensor) -> tuple[Tensor, Tensor]:
     edges = torch.tensor([path.steps[0].t0, *(s.t1 for s in path.steps)], dtype=torch.float64)
     inner = torch.arange(SAMPLES, dtype=torch.float64) / SAMPLES
     times = torch.cat([(edges[:-1, None] + inner * edges.diff()[:, None]).reshape(-1), edges[-1:]])
-    distance, place = (
-        torch.cdist(theta, path(times), compute_mode="donot_use_mm_for_euclid_dist")
-        .nan_to_num(torch.inf)
-        .min(-1)
-    )
+    distance, place = _nearest(theta, path(times))
     place = place.cpu()
     best = times[place]
     low, high = times[(place - 1).clamp(min=0)], times[(place + 1).clamp(max=len(times) - 1)]
@@ -48,7 +46,18 @@ def nearest_on_path(path: Path, theta: Tensor) -> tuple[Tensor, Tensor]:
         closer = (smallest < distance).cpu()
         best = torch.where(closer, at.gather(1, place[:, None])[:, 0], best)
         distance = torch.minimum(distance, smallest)
-        quarter = (high - low) / SAMPLES
-        low, high = torch.maximum(low, best - quarter), torch.minimum(high, best + quarter)
+        reach = (high - low) / SAMPLES
+        low, high = torch.maximum(low, best - reach), torch.minimum(high, best + reach)
     lost = torch.isnan(theta).any(-1)
     return torch.where(lost, torch.nan, distance), torch.where(lost.cpu(), torch.nan, best)
+
+
+def _nearest(theta: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance (K,) of each theta to the nearest of the points (N, P) and its place, in chunks."""
+    found = [
+        torch.cdist(rows, points, compute_mode="donot_use_mm_for_euclid_dist")
+        .nan_to_num(torch.inf)
+        .min(-1)
+        for rows in torch.split(theta, max(1, CHUNK // len(points)))
+    ]
+    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])

@@ -95,19 +95,23 @@ def evaluate_pointwise(
             parts[name].append(torch.where(equilibrium.valid, value, torch.nan))
     found = {name: torch.cat(values) for name, values in parts.items()}
     if "sharpness" in names and problem.n_parameters <= SHARPNESS_LIMIT:
-        found["sharpness"] = _sharpness_at_saves(problem, flat, every_sharpness)
+        found["sharpness"] = _sharpness_at_saves(problem, theta, every_sharpness)
     return {name: value.reshape(theta.shape[:-1]) for name, value in found.items()}
 
 
 def _sharpness_at_saves(problem: Problem, theta: Tensor, every: bool) -> Tensor:
-    count, size = theta.shape
-    affordable = count if every else min(count, max(SHARPNESS_LEAST, SHARPNESS_WORK // size**2))
-    places = torch.linspace(0, count - 1, affordable, dtype=torch.float64).round().long()
-    chosen = torch.unique(places)
-    values = theta.new_full((count,), torch.nan)
-    parts = [
-        sharpness(problem, equilibrium)
-        for equilibrium in problem.equilibria(theta[chosen], cost=size)
-    ]
-    values[chosen] = torch.cat(parts)
-    return values
+    """Sharpness (...) of the saves (..., T, P): of each run as many as its share of the work."""
+    runs = theta.reshape(-1, *theta.shape[-2:]) if theta.ndim > 1 else theta[None, None]
+    size = theta.shape[-1]
+    share = max(SHARPNESS_LEAST, SHARPNESS_WORK // size**2 // len(runs))
+    values = runs.new_full(runs.shape[:-1], torch.nan)
+    for run, found in zip(runs, values, strict=True):
+        saved = torch.nonzero(~torch.isnan(run).any(-1))[:, 0]
+        count = len(saved) if every else min(len(saved), share)
+        if count == 0:
+            continue
+        spread = torch.linspace(0, len(saved) - 1, count, dtype=torch.float64).round().long()
+        chosen = saved[spread.to(saved.device)]
+        equilibria = problem.equilibria(run[chosen], cost=size)
+        found[chosen] = torch.cat([sharpness(problem, equilibrium) for equilibrium in equilibria])
+    return values.reshape(theta.shape[:-1])

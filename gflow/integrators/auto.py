@@ -44,7 +44,7 @@ def choose(
             f"rtol is {rtol:g}; in {str(theta0.dtype).removeprefix('torch.')} it must be at least "
             f"{floor:g} and below 1."
         )
-    if name.lower() != "auto":
+    if str(name).lower() != "auto":
         method = resolve(name)
         return method, f"{method.info.name}, as asked"
     chosen, reason = _auto(field, theta0, t_end, rtol)

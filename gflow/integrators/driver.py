@@ -20,6 +20,8 @@ SHRINK = 0.25
 """Factor on the reach of a failed attempt for the next first step."""
 MAX_RETRIES = 400
 """Failed attempts of one run after which the verdict is given."""
+FOREVER = 1e60
+"""Time beyond which a trajectory without an end counts as stationary."""
 BLOW_UP = 1e10
 """Growth of |theta| (relative to 1 + |theta0|) at which a trajectory counts as diverged."""
 GROWING = 1e4
@@ -112,6 +114,8 @@ class _Run:
                         state = self._init(meter.field, first_step)
                     state, step = self.method.step(meter.field, state)
                     self._check_branch(step)
+                    if not step.t1 < FOREVER:
+                        return Status.STALLED, f"the next step leads to t = {step.t1:.3g}"
                     status, step = self._locate(targets, step)
                     self._accept(step, meter, observers)
                 except Breakdown as breakdown:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-
 from gflow.errors import MethodError
 from gflow.integrators.base import Method
 from gflow.integrators.scipy_backend import SCIPY_METHODS
 from gflow.integrators.torchdiffeq_backend import TORCHDIFFEQ_METHODS
+from gflow.wording import did_you_mean
 
 METHODS: dict[str, Method] = {
     method.info.name: method for method in (*SCIPY_METHODS, *TORCHDIFFEQ_METHODS)
@@ -22,7 +21,7 @@ def resolve(name: str) -> Method:
     MethodError
         If no method or more than one has the name.
     """
-    wanted = name.lower()
+    wanted = str(name).lower()
     found = [
         method
         for full, method in METHODS.items()
@@ -33,8 +32,5 @@ def resolve(name: str) -> Method:
     if found:
         names = " or ".join(method.info.name for method in found)
         raise MethodError(f'method "{name}" is ambiguous; write {names}.')
-    short = {key.lower(): full for full in METHODS for key in (full, full.partition(":")[2])}
-    short["auto"] = "auto"
-    close = difflib.get_close_matches(wanted, short, n=1)
-    hint = f"did you mean {short[close[0]]}?" if close else "take auto."
-    raise MethodError(f'method "{name}" is unknown; {hint} `gflow methods` lists all of them.')
+    short = [full.partition(":")[2] for full in METHODS]
+    raise MethodError(f'method "{name}" is unknown{did_you_mean(str(name), ["auto", *short])}')

@@ -273,6 +273,18 @@ TORCHDIFFEQ_METHODS: tuple[Method, ...] = (
     _fixed("heun2", 2, 2, "fixed step", "Heun 1900"),
     _fixed("heun3", 3, 3, "fixed step", "Heun 1900"),
     _fixed("rk4", 4, 4, "fixed step, the classic of hand-written loops", "Kutta 1901 (3/8 rule)"),
-    _fixed("explicit_adams", None, 1, "fixed step, costly gradients", "Bashforth & Adams 1883"),
-    _fixed("implicit_adams", None, 2, "fixed step, costly gradients", "Moulton 1926"),
+    _fixed(
+        "explicit_adams",
+        None,
+        1,
+        "fixed step far below 1/sharpness: high order, small stability region",
+        "Bashforth & Adams 1883",
+    ),
+    _fixed(
+        "implicit_adams",
+        None,
+        2,
+        "fixed step far below 1/sharpness: high order, small stability region",
+        "Moulton 1926",
+    ),
 )

@@ -51,6 +51,8 @@ class Model(ABC):
 
     name: str
     dim: int
+    conserves_sphere = False
+    """Whether every flow keeps `sphere_radius` constant, as the linear DEQ's do."""
 
     @property
     @abstractmethod

@@ -46,12 +46,13 @@ class SingleIndexDEQ(Model):
     name = "single_index"
 
     def __init__(self, dim: int, activation: str | Activation = "tanh") -> None:
-        if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
+        if isinstance(dim, bool) or not hasattr(dim, "__index__") or dim < 1:
             raise ProblemError(
                 f"dim is {dim!r}; it must be a positive integer, the input's length."
             )
-        self.dim = dim
+        self.dim = int(dim)
         self.activation = parse_activation(activation)
+        self.conserves_sphere = self.activation.name == "identity"
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(dim={self.dim}, activation="{self.activation.name}")'

@@ -132,5 +132,5 @@ def step_colours(step_sizes: Array) -> dict[float, str]:
 
 def is_linear(tree: xr.DataTree) -> bool:
     """Whether the model is the linear DEQ, whose flow keeps to a sphere ([DR] Thm 3.1)."""
-    model = str(tree["problem"].attrs.get("model", "")) if "problem" in tree.children else ""
-    return model.startswith("LinearDEQ") or 'activation="identity"' in model
+    attributes = tree["problem"].attrs if "problem" in tree.children else {}
+    return bool(attributes.get("conserves_sphere", False))

@@ -20,9 +20,10 @@ def description(tree: xr.DataTree) -> str:
     if "backward" in problem:
         parts.append(f"backward {problem['backward']}")
     if "flow" in tree.children:
-        attributes = tree["flow"].attrs
-        method = str(attributes.get("method", "several methods"))
-        parts.append(f"{method}, rtol {attributes['rtol']:g}" if "rtol" in attributes else method)
+        flow = tree["flow"].to_dataset()
+        methods = {str(name) for name in flow["method"].values.ravel()}
+        method = methods.pop() if len(methods) == 1 else "several methods"
+        parts.append(f"{method}, rtol {flow.attrs['rtol']:g}")
     else:
         parts.append("gradient descent")
     return "  ·  ".join(parts)

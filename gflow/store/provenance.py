@@ -6,6 +6,9 @@ import functools
 import importlib.metadata
 import platform
 import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +18,38 @@ from gflow.data import sha256
 from gflow.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
     from gflow.problem import Problem
 
 PACKAGES = ("torch", "torchdiffeq", "scipy", "numpy", "xarray", "netCDF4")
 
 
+@dataclass(frozen=True)
+class Provenance:
+    """What the caller knows of a run's origin.
+
+    Attributes
+    ----------
+    command : str or None
+        As typed; None for that of the running program.
+    config : str
+        TOML text, empty for a run from Python.
+    data_source : str
+        One line on where the data come from.
+    feature_names : sequence of str or None
+        Names of the inputs.
+    """
+
+    command: str | None = None
+    config: str = ""
+    data_source: str = "arrays given in Python"
+    feature_names: Sequence[str] | None = None
+
+
 def root_attributes(
-    problem: Problem, *, command: str, config: str, wall_seconds: float
+    problems: Sequence[Problem], provenance: Provenance, wall_seconds: float
 ) -> dict[str, Any]:
     """The attributes of a dataset's root, as :data:`gflow.schema.ROOT_ATTRIBUTES` lists them."""
     import torch
@@ -30,15 +58,15 @@ def root_attributes(
         "schema_version": SCHEMA_VERSION,
         "gflow_version": gflow.__version__,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command,
-        "config": config,
+        "command": " ".join(sys.argv) if provenance.command is None else provenance.command,
+        "config": provenance.config,
         "wall_seconds": wall_seconds,
         "versions": versions(),
-        "device": _device_name(problem),
-        "dtype": str(problem.dtype).removeprefix("torch."),
+        "device": _device_name(problems[0]),
+        "dtype": str(problems[0].dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "git_revision": git_revision(),
-        "data_sha256": sha256(*(t.detach().cpu().double().numpy() for t in (problem.x, problem.y))),
+        "data_sha256": sha256(*(_array(t) for p in problems for t in (p.x, p.y))),
     }
 
 
@@ -63,6 +91,10 @@ def git_revision() -> str:
     revision = _git(folder, "rev-parse", "HEAD")
     dirty = _git(folder, "status", "--porcelain", "--untracked-files=no")
     return revision + "+dirty" if revision and dirty else revision
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().double().numpy()
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -1,0 +1,131 @@
+"""What a run records beside theta, checked before anything is computed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import xarray as xr
+from torch import Tensor
+
+from gflow import assemble
+from gflow.diagnostics.pointwise import POINTWISE
+from gflow.errors import ProblemError
+from gflow.flow_run import ProgressCallback
+from gflow.problem import ArrayLike, Problem
+from gflow.store.provenance import Provenance, root_attributes
+from gflow.wording import did_you_mean
+
+DIAGNOSTICS = (
+    *(name for name in POINTWISE if name != "loss"),
+    "evaluation_loss",
+    "sharpness",
+    "energy_residual",
+    "reference",
+)
+"""Names that ``diagnostics`` accepts; all are on unless switched off. The loss always is."""
+
+STORE_LIMIT = 200_000
+"""Numbers in x up to which inputs and targets are stored by default."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Diagnostics, evaluation set, observables and provenance of one call.
+
+    Attributes
+    ----------
+    switches : mapping
+        Every diagnostic with its switch.
+    evaluation : (x, y) or None
+    observables : mapping
+        The user's functions of theta (P,).
+    store_data : bool or None
+        None stores data of at most :data:`STORE_LIMIT` numbers.
+    progress : callable or None
+    provenance : Provenance
+    began : float
+        Reading of the clock when the call began.
+    """
+
+    switches: Mapping[str, Any]
+    evaluation: tuple[ArrayLike, ArrayLike] | None
+    observables: assemble.Observables
+    store_data: bool | None
+    progress: ProgressCallback | None
+    provenance: Provenance
+    began: float = field(default_factory=time.perf_counter)
+
+    def evaluation_problem(self, problem: Problem) -> Problem | None:
+        """The problem on the evaluation set."""
+        return None if self.evaluation is None else problem.on(*self.evaluation)
+
+    def tree(self, problems: Sequence[Problem], groups: Mapping[str, xr.Dataset]) -> xr.DataTree:
+        """The whole dataset, ``/problem`` and the root's attributes included."""
+        first, alike = problems[0], all(problem is problems[0] for problem in problems)
+        small = sum(problem.x.numel() for problem in problems) <= STORE_LIMIT
+        keep = alike and (small if self.store_data is None else self.store_data)
+        names = self.provenance.feature_names or [f"x[{i}]" for i in range(first.model.dim)]
+        described = assemble.problem_group(
+            first, self.evaluation_problem(first) if keep else None, keep, names
+        )
+        described.attrs["data_source"] = self.provenance.data_source
+        if not alike:
+            described = described.drop_vars("theta_target", errors="ignore")
+            described.attrs |= {
+                "samples": sum(problem.n_samples for problem in problems),
+                "data_source": f"{len(problems)} problems; {self.provenance.data_source}",
+            }
+        tree = xr.DataTree.from_dict({"problem": described, **groups})
+        seconds = time.perf_counter() - self.began
+        tree.attrs = root_attributes(problems, self.provenance, seconds)
+        return tree
+
+
+def make_recording(
+    problem: Problem,
+    theta0: Tensor,
+    *,
+    evaluation: tuple[ArrayLike, ArrayLike] | None,
+    observables: assemble.Observables | None,
+    diagnostics: Mapping[str, Any] | None,
+    store_data: bool | None,
+    progress: ProgressCallback | None,
+    provenance: Provenance | None,
+) -> Recording:
+    """Check everything that could fail after the run, before it.
+
+    Raises
+    ------
+    ProblemError
+        If a diagnostic is unknown or its switch is none, the evaluation set does not fit the
+        problem, or an observable fails at theta0 (P,).
+    """
+    for name, value in (("observables", observables), ("diagnostics", diagnostics)):
+        if value is not None and not isinstance(value, Mapping):
+            raise ProblemError(f"{name} is {value!r}; it must be a mapping from names.")
+    if evaluation is not None and len(evaluation) != 2:
+        raise ProblemError("evaluation must be a pair (x, y).")
+    recording = Recording(
+        _switches(diagnostics or {}),
+        evaluation,
+        observables or {},
+        store_data,
+        progress,
+        provenance or Provenance(),
+    )
+    recording.evaluation_problem(problem)
+    assemble.check_observables(recording.observables, theta0)
+    return recording
+
+
+def _switches(given: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in given.items():
+        if name not in DIAGNOSTICS:
+            raise ProblemError(f"diagnostics.{name} is unknown{did_you_mean(name, DIAGNOSTICS)}")
+        every = name == "sharpness" and value == "all"
+        if not isinstance(value, bool) and not every:
+            raise ProblemError(f"diagnostics.{name} is {value!r}; it must be True or False.")
+    return dict.fromkeys(DIAGNOSTICS, True) | dict(given)
