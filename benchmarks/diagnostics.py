@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import gflow
-from gflow.workbench import DIAGNOSTICS
+from gflow.recording import DIAGNOSTICS
 
 CASES = [(1000, 10, 200), (4096, 10, 200), (1000, 100, 200), (2000, 400, 200)]
 REPEATS = 5
@@ -39,7 +39,7 @@ def main() -> None:
         problem = gflow.Problem(model, x, y)
         start = np.append(rng.normal(size=d) * 0.5, -0.2)
         tree = gflow.integrate(problem, start, 10.0, method="dopri5", times=saves)
-        print(f"n = {n}, d = {d}: {tree['flow'].attrs['nfe']} gradients, {saves} saves")
+        print(f"n = {n}, d = {d}: {int(tree['flow'].nfe)} gradients, {saves} saves")
         choices = {"none": (), **{name: (name,) for name in DIAGNOSTICS}, "all": DIAGNOSTICS}
         ratios: dict[str, list[float]] = {name: [] for name in choices}
         for _ in range(REPEATS):

@@ -111,7 +111,7 @@ GROUPS: dict[str, dict[str, Variable]] = {
         "energy_residual": Variable(
             _TIME,
             "audit of the flow: energy balance",
-            "L(0) - L(t) - int_0^t grad L . g ds, by 4-point Gauss quadrature on dense output"
+            "L(0) - L(t) - int_0^t grad L . g ds, by 5-point Gauss quadrature on dense output"
             ", over steps (several where they are small) cut at the saves",
         ),
         "status": Variable((), "why the flow ended", _STATUS_FORMULA, required=True),

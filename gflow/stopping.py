@@ -14,7 +14,7 @@ from torch import Tensor
 from gflow.errors import ProblemError
 from gflow.integrators.base import Field
 from gflow.integrators.driver import Target
-from gflow.problem import Problem
+from gflow.problem import Evaluation, Problem
 from gflow.status import Status
 from gflow.wording import did_you_mean
 
@@ -82,14 +82,30 @@ def read_stop(
     )
 
 
+class _Probe:
+    """Evaluates a problem once per theta for all rules, warm-started along the trajectory."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._last: tuple[Tensor, Evaluation] | None = None
+
+    def __call__(self, theta: Tensor) -> Evaluation:
+        if self._last is None or self._last[0] is not theta:
+            warm = None if self._last is None else self._last[1].equilibrium.preactivation
+            self._last = theta, self._problem.evaluate(theta, warm)
+        return self._last[1]
+
+
 def _rules(
     problem: Problem, field: Field, rtol: float, atol: float
 ) -> dict[str, tuple[Status, Measure]]:
+    probe = _Probe(problem)
+
     def loss(t: float, theta: Tensor) -> float:
-        return float(problem.loss_at(problem.evaluate(theta).equilibrium))
+        return float(problem.loss_at(probe(theta).equilibrium))
 
     def norm(t: float, theta: Tensor) -> float:
-        return float(torch.linalg.vector_norm(problem.evaluate(theta).gradient))
+        return float(torch.linalg.vector_norm(probe(theta).gradient))
 
     def speed(t: float, theta: Tensor) -> float:
         scaled = field(t, theta) / (atol + rtol * theta.abs())

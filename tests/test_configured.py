@@ -64,6 +64,20 @@ def test_a_missing_table_is_told(kind: str, table: str) -> None:
         run_config(config_from_dict(raw), kind, Path())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("tables", "sentence"),
+    [
+        ({"flow": {"t_end": float("inf"), "stop": {"loss": 1e-3}}}, "flow.t_end is inf"),
+        ({"flow": None}, "with no .flow. to give it"),
+        ({"data": {**TINY["data"], "theta": [1.0, 0.5, 1.0]}}, "data.theta is no teacher"),
+    ],
+)
+def test_what_cannot_run_is_told(tables: dict[str, object], sentence: str) -> None:
+    raw = {key: table for key, table in tiny(**tables).items() if table is not None}
+    with pytest.raises(ConfigError, match=sentence):
+        run_config(config_from_dict(raw), "descend", Path())
+
+
 def test_a_drawn_start_is_offset_plus_noise() -> None:
     config = config_from_dict(tiny(start={"seed": 43, "scale": 0.1, "offset": [0.0, 0.0, 1.0]}))
     expected = np.random.default_rng(43).normal(0, 0.1, 3) + [0, 0, 1]

@@ -92,7 +92,8 @@ def test_a_chunk_bounds_what_is_solved_at_once(monkeypatch):
     problem.loss(_batch(7))
     problem.hessian(_batch(4))
     list(problem.equilibria(_batch(5), cost=2))
-    assert solved == [3, 3, 1] + [1] * 4 + [1] * 5
+    problem.hvp(_batch(4), _batch(4))
+    assert solved == [3, 3, 1] + [1] * 4 + [1] * 5 + [3, 1]
 
 
 seeds = st.integers(0, 10**6)
@@ -132,6 +133,7 @@ def test_the_problems_backward_is_the_default_of_gradients_but_not_of_hessians()
     assert torch.equal(problem.jvp(theta, theta), problem.jvp(theta, theta, "neumann:3"))
     assert torch.equal(problem.evaluate(theta).gradient, problem.gradient(theta))
     assert torch.equal(problem.hessian(theta), _problem().hessian(theta))
+    assert torch.equal(problem.hvp(theta, theta), _problem().hvp(theta, theta))
     assert not torch.allclose(problem.gradient(theta), _problem().gradient(theta))
 
 
@@ -144,6 +146,11 @@ def test_evaluate_goes_on_from_the_last_equilibrium(shape):
     fresh = problem.evaluate(theta + 1e-6)
     assert torch.allclose(warm.gradient, fresh.gradient, rtol=1e-12, atol=1e-13)
     assert cold.equilibrium.preactivation.shape == (*theta.shape[:-1], 9)
+    # A root within the tolerance is kept as it is, so that the start can be seen in the result.
+    near = cold.equilibrium.preactivation * (1 + 1e-15)
+    kept = problem.evaluate(theta, near).equilibrium.preactivation
+    assert torch.equal(kept, near)
+    assert not torch.equal(near, cold.equilibrium.preactivation)
 
 
 def _lost_batch():

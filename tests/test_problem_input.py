@@ -48,6 +48,16 @@ def test_a_tensor_that_requires_a_gradient_is_detached():
     assert not _problem().gradient(theta).requires_grad
 
 
+@pytest.mark.parametrize("read", [np.array, torch.tensor])
+def test_what_is_given_is_copied(read):
+    x, y, theta = read(X), read(Y), read(Y)
+    problem = Problem(LinearDEQ(2), x, y)
+    kept = problem.theta(theta)
+    x[:], y[:], theta[:] = 0.0, 0.0, 0.0
+    assert problem.x.tolist() == X.tolist()
+    assert problem.y.tolist() == kept.tolist() == Y.tolist()
+
+
 def test_no_target_parameters_are_none():
     assert _problem().theta_target is None
 

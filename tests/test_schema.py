@@ -27,7 +27,7 @@ def test_every_run_follows_the_schema(tree: xr.DataTree) -> None:
         for variable, array in node.data_vars.items():
             assert variable in schema.GROUPS[name]
             assert array.attrs["long_name"]
-            assert array.attrs["units"] == "1"
+            assert array.attrs["units"] == ("s" if variable == "wall_seconds" else "1")
         for coordinate in node.coords.values():
             assert {"long_name", "units"} <= set(coordinate.attrs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import xarray as xr
 
 import gflow
 from gflow.errors import GflowError, ProblemError
-from gflow.workbench import DIAGNOSTICS
+from gflow.recording import DIAGNOSTICS
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 2))
@@ -54,7 +55,7 @@ def test_every_diagnostic_can_be_switched_off(linear: gflow.Problem, name: str) 
     off = gflow.integrate(linear, [0.1, 0.2, 0.0], 1.0, diagnostics={name: False}, **extras)
     assert name in on["flow"]
     assert np.isfinite(on["flow"][name]).all()
-    assert (name in off["flow"]) == (name == "loss")
+    assert name not in off["flow"]
 
 
 def test_the_reference_can_be_switched_off(linear: gflow.Problem) -> None:
@@ -96,7 +97,7 @@ def test_observables_are_stored(linear: gflow.Problem) -> None:
     )
     expected = np.linalg.norm(tree["flow"].theta, axis=-1)
     np.testing.assert_allclose(tree["flow"]["norm"], expected, rtol=1e-14)
-    assert tree["descent"]["both"].dims == ("step_size", "record", "component")
+    assert tree["descent"]["both"].dims == ("step_size", "record", "both_component")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_observables_are_stored(linear: gflow.Problem) -> None:
         ({"loss": lambda theta: 1.0}, "needs a name of its own"),
         ({"bad name": lambda theta: 1.0}, "needs a name of its own"),
         ({"broken": lambda theta: 1 / 0}, "failed: ZeroDivisionError"),
-        ({"matrix": lambda theta: torch.eye(2)}, "not a vector"),
+        ({"matrix": lambda theta: torch.eye(2)}, "is no vector"),
     ],
 )
 def test_a_wrong_observable_is_told(
@@ -210,8 +211,14 @@ def test_a_lost_start_is_a_dataset_under_every_stopping_rule(d: int, rule: str) 
         ({"theta0": [0.1, 0.2]}, r"theta has shape \(2,\)"),
         ({"theta0": [0.1, 0.2, math.nan]}, "theta0 is not finite"),
         ({"theta0": "abc"}, "cannot be read as an array"),
-        ({"t_end": -1.0}, "t_end is -1.0; it must be positive"),
-        ({"t_end": math.nan}, "it must be positive"),
+        ({"t_end": -1.0}, "t_end is -1.0; it must be a positive number"),
+        ({"t_end": math.nan}, "it must be a positive number"),
+        ({"t_end": "abc"}, "t_end is 'abc'"),
+        ({"atol": 0.0}, "atol is 0.0"),
+        ({"rtol": "1e-6"}, "rtol is '1e-6'"),
+        ({"step_size": 0.1}, "chooses its own steps"),
+        ({"step_size": -0.1, "method": "rk4"}, "step_size is -0.1"),
+        ({"diagnostics": {"sharpness": "none"}}, "must be True or False"),
         ({"t_end": math.inf}, "t_end is infinite; give a stopping rule"),
         ({"method": "dopri"}, "did you mean"),
         ({"rtol": 1e-16}, "rtol is 1e-16"),
@@ -243,3 +250,83 @@ def test_data_is_stored_by_choice(linear: gflow.Problem) -> None:
     assert "inputs" not in left["problem"]
     np.testing.assert_array_equal(left["problem"].theta_target, [1.0, -0.5, 0.0])
     assert left.attrs["data_sha256"] == kept.attrs["data_sha256"]
+
+
+def test_a_run_without_stored_data_is_saved(linear: gflow.Problem, tmp_path: Path) -> None:
+    tree = gflow.integrate(linear, [0.1, 0.2, 0.0], 1.0, times=2, store_data=False)
+    assert gflow.open(gflow.save(tree, tmp_path / "run.nc")).identical(tree)
+
+
+def test_what_fails_late_is_kept(linear: gflow.Problem) -> None:
+    """An observable that works at the start only gives NaN and says so."""
+
+    def fragile(theta: torch.Tensor) -> float:
+        if theta[0] > 0.3:
+            raise ValueError("too large")
+        return 1.0
+
+    flow = gflow.integrate(linear, [0.1, 0.2, 0.0], 5.0, observables={"f": fragile})["flow"]
+    assert float(flow["f"][0]) == 1.0
+    assert np.isnan(flow["f"][-1])
+    assert "ValueError at theta" in flow["f"].attrs["failure"]
+
+
+@pytest.mark.parametrize("method", ["auto", "Radau", "dopri5"])
+def test_an_endless_flow_that_never_meets_its_rule_stalls(tanh: gflow.Problem, method: str) -> None:
+    tree = gflow.integrate(
+        tanh, [0.1, 0.2, 0.0], math.inf, method=method, stop={"loss": 1e-300, "max_steps": 3000}
+    )
+    assert str(tree["flow"].status.values) in ("stalled", "step_limit")
+    assert np.isfinite(tree["flow"].time).all()
+    assert tree["flow"].time.size == 200
+
+
+@pytest.mark.parametrize("method", ["euler", "rk4", "heun3", "explicit_adams"])
+def test_a_wall_limit_keeps_a_fixed_step_run(tanh: gflow.Problem, method: str) -> None:
+    tree = gflow.compare(
+        tanh,
+        [0.1, 0.2, 0.0],
+        [0.1],
+        50.0,
+        method=method,
+        step_size=1e-5,
+        stop={"wall_seconds": 0.3},
+    )
+    assert str(tree["flow"].status.values) == "wall_limit"
+    gflow.validate(tree)
+
+
+def test_a_step_that_does_not_divide_is_told(tanh: gflow.Problem) -> None:
+    flow = gflow.integrate(tanh, [0.1, 0.2, 0.0], 5.0, method="euler", step_size=0.3)["flow"]
+    assert "step_size 0.3 shortened to 0.294118, 17 of which" in str(flow.method_reason.values)
+    assert int(flow.nfe) == 18
+
+
+def test_an_interrupted_ensemble_keeps_what_is_done(
+    tanh: gflow.Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def once(progress: object) -> None:
+        calls.append(progress)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("gflow.flow_run.Ticker.INTERVAL", 0.0)
+    tree = gflow.integrate(tanh, np.zeros((4, 3)), 1.0, method="dopri5", progress=once)
+    assert list(tree["flow"].status.values) == ["interrupted"]
+    gflow.validate(tree)
+
+
+def test_a_list_of_problems_is_described_as_one(tanh: gflow.Problem) -> None:
+    other = tanh.on(X[:7], np.zeros(7))
+    tree = gflow.integrate([tanh, other], [0.1, 0.2, 0.0], 1.0, times=3)
+    described = tree["problem"]
+    assert described.attrs["samples"] == 47
+    assert described.attrs["data_source"].startswith("2 problems")
+    assert "inputs" not in described
+    assert (
+        tree.attrs["data_sha256"]
+        != gflow.integrate(tanh, [0.1, 0.2, 0.0], 1.0, times=2).attrs["data_sha256"]
+    )
+    assert tree["flow"].method_reason.dims == ("trajectory",)

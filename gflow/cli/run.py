@@ -15,7 +15,7 @@ from gflow.cli.flags import KeyOption, key_options, overrides
 from gflow.cli.interruption import Interruption
 from gflow.cli.live import LiveLine, is_watched
 from gflow.status import Status
-from gflow.store.files import check_output, save
+from gflow.store.files import check_dataset, save
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -95,7 +95,8 @@ def run(
 
     assert isinstance(ctx.command, RunCommand)
     checked = load_config(config, overrides(assignments, ctx.command.key_options, values))
-    target = check_output(output or f"{config.stem}.nc", overwrite)
+    read = [config, *([config.parent / checked.data.path] if checked.data.source == "file" else [])]
+    target = check_dataset(output or f"{config.stem}.nc", overwrite, read)
     from gflow.configured import run_config
 
     with Interruption() as interruption, LiveLine(is_watched() and not quiet) as line:

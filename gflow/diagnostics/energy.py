@@ -13,8 +13,8 @@ from gflow.integrators.base import Step
 from gflow.integrators.trajectory import evaluate_steps
 from gflow.problem import Problem
 
-NODES = 4
-"""Gauss points of a panel; the integrand between them is their cubic."""
+NODES = 5
+"""Gauss points of a panel; the integrand between them is their quartic."""
 SHARE = 0.5
 """Most evaluations of the audit per field evaluation of the flow."""
 BATCH = 64
@@ -28,8 +28,8 @@ class EnergyAudit:
     """Observer of a flow that integrates the loss's dissipation on the dense output.
 
     A panel holds as many consecutive steps as keep the audit's evaluations below half of the
-    flow's, and is cut at the saves; each has 4 Gauss points (exact to degree 7), evaluated in
-    batches. At other times the integral is that of the cubic through them.
+    flow's, and is cut at the saves; each has 5 Gauss points (exact to degree 9), evaluated in
+    batches. At other times the integral is that of the quartic through them.
 
     Parameters
     ----------

@@ -73,12 +73,12 @@ class _Meter:
             raise Halt(Status.WALL_LIMIT)
         self.nfe += 1
         self.furthest = max(self.furthest, t)
-        return _finite(self._field(t, theta), t)
+        return _finite(self._field(t, theta), t, "field")
 
     def _jacobian(self, t: float, theta: Tensor) -> Tensor:
         assert self._field.jacobian is not None
         self.hessians += 1
-        return _finite(self._field.jacobian(t, theta), t)
+        return _finite(self._field.jacobian(t, theta), t, "Jacobian")
 
 
 class _Run:
@@ -160,7 +160,7 @@ class _Run:
         self.retries += 1
         reach = furthest - self.t
         if not reach > 0:
-            reach = self.log[-1].attempt.dt if self.log else 0.0
+            reach = SHRINK * self.log[-1].attempt.dt if self.log else 0.0
         dt = SHRINK * reach
         hopeless = not breakdown.retry or not self.method.info.adaptive
         if hopeless or self.retries > MAX_RETRIES or dt <= 4 * math.ulp(self.t) or self._dead():
@@ -173,7 +173,7 @@ class _Run:
     def _dead(self) -> bool:
         """Whether the field has no value at the accepted point itself."""
         try:
-            _finite(self.raw(self.t, self.theta), self.t)
+            _finite(self.raw(self.t, self.theta), self.t, "field")
         except Breakdown:
             return True
         return False
@@ -284,12 +284,12 @@ def integrate_field(
     )
 
 
-def _finite(value: Tensor, t: float) -> Tensor:
+def _finite(value: Tensor, t: float, what: str) -> Tensor:
     if bool(torch.isfinite(value).all()):
         return value
     place = int(torch.nonzero(~torch.isfinite(value.flatten()))[0])
     bad = float(value.flatten()[place])
-    raise Breakdown(Status.NONFINITE, f"component {place} of the field is {bad} at t = {t:.6g}")
+    raise Breakdown(Status.NONFINITE, f"component {place} of the {what} is {bad} at t = {t:.6g}")
 
 
 def _cut(step: Step, target: Target) -> Step:

@@ -237,6 +237,8 @@ def _fixed(
     )
 
 
+_ADAMS = "fixed step far below 1/sharpness: high order, small stability region"
+
 TORCHDIFFEQ_METHODS: tuple[Method, ...] = (
     _adaptive(
         "dopri8",
@@ -259,7 +261,7 @@ TORCHDIFFEQ_METHODS: tuple[Method, ...] = (
         tightening=0.03,
     ),
     _adaptive(
-        "fehlberg2", 2, 1, 2, "very loose tolerances", "Fehlberg 1969", lands=True, tightening=0.01
+        "fehlberg2", 2, 1, 2, "very loose tolerances", "Fehlberg 1969", lands=True, tightening=0.005
     ),
     _adaptive("adaptive_heun", 2, 1, 1, "very loose tolerances", "Heun 1900"),
     _fixed(
@@ -277,14 +279,14 @@ TORCHDIFFEQ_METHODS: tuple[Method, ...] = (
         "explicit_adams",
         None,
         1,
-        "fixed step far below 1/sharpness: high order, small stability region",
+        _ADAMS,
         "Bashforth & Adams 1883",
     ),
     _fixed(
         "implicit_adams",
         None,
         2,
-        "fixed step far below 1/sharpness: high order, small stability region",
+        _ADAMS,
         "Moulton 1926",
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,13 +31,25 @@ def check_output(path: str | Path, overwrite: bool = False) -> Path:
     if target.is_dir():
         raise StoreError(f"{target} is a folder; name a file in it, e.g. {target / 'run.nc'}.")
     if target.exists() and not overwrite:
-        raise StoreError(f"{target} exists; choose another name, or pass --overwrite.")
+        raise StoreError(
+            f"{target} exists; choose another name, or pass --overwrite (overwrite=True in Python)."
+        )
     folder = target.parent
     if not folder.is_dir():
         raise StoreError(f"The folder {folder} does not exist; create it first.")
     if not os.access(folder, os.W_OK):
         raise StoreError(f"The folder {folder} cannot be written to; choose another one.")
     return target
+
+
+def check_dataset(path: str | Path, overwrite: bool = False, inputs: Sequence[Path] = ()) -> Path:
+    """The same for a dataset, which is a .nc file and none of the run's `inputs`."""
+    target = Path(path)
+    if target.suffix not in SUFFIXES:
+        raise StoreError(f"{target} must end in {' or '.join(SUFFIXES)}, as netCDF4 files do.")
+    if any(target.resolve() == one.resolve() for one in inputs):
+        raise StoreError(f"{target} is an input of this run; write to another file.")
+    return check_output(target, overwrite)
 
 
 def save(tree: xr.DataTree, path: str | Path, overwrite: bool = False) -> Path:
@@ -58,7 +71,7 @@ def save(tree: xr.DataTree, path: str | Path, overwrite: bool = False) -> Path:
     SchemaError
         If the tree is no gflow dataset.
     """
-    target = check_output(path, overwrite)
+    target = check_dataset(path, overwrite)
     validate(tree)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     os.close(handle)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -36,35 +34,52 @@ def _spiral(t):
 
 
 def _brute(curve, theta, t0, t1):
-    """Nearest of 400,001 points, refined by the parabola through it and its neighbours."""
-    times = torch.linspace(t0, t1, 400_001, dtype=torch.float64)
-    squared = (curve(times) - theta).square().sum(-1)
-    place = int(squared.argmin())
-    return math.sqrt(float(squared[place])), float(times[place])
+    """Distance and time of the nearest of 40,001 points, looked at again more closely, twice."""
+    for _ in range(3):
+        times = torch.linspace(t0, t1, 40_001, dtype=torch.float64)
+        distance, place = (curve(times) - theta).norm(dim=-1).min(0)
+        best, gap = float(times[place]), 2 * (t1 - t0) / 40_000
+        t0, t1 = max(t0, best - gap), min(t1, best + gap)
+    return float(distance), best
 
 
-EDGES = [0.0, 0.001, 0.1, 0.5, 2.0, 2.2, 6.0]
+EDGES = [0.0, 0.001, 0.1, 0.5, 1.2, 2.0, 2.8, 3.6, 4.4, 5.2, 6.0]
+# Spacing in time of the last refinement, of two samples of the longest step, fourfold each time.
+RESOLUTION = 2 * (0.8 / 8) / 8 / 4**7
+SPEED = 6.2  # at most, along the spiral
+offsets = st.lists(st.floats(-0.2, 0.2), min_size=3, max_size=3)
+
+
+@given(time=st.floats(1.0, 6.0), offset=offsets)
+def test_near_the_path_distance_and_time_are_those_of_brute_force(time, offset):
+    centre = _spiral(torch.tensor(time, dtype=torch.float64))
+    point = centre + torch.tensor(offset, dtype=torch.float64)
+    distance, found = nearest_on_path(_path(_spiral, EDGES), point[None])
+    best, best_time = _brute(_spiral, point, 0.0, 6.0)
+    assert float(distance) == pytest.approx(best, abs=SPEED * RESOLUTION)
+    assert float(found) == pytest.approx(best_time, abs=1e-3)
 
 
 @given(theta=st.lists(st.floats(-8, 8), min_size=3, max_size=3))
-def test_distance_and_time_are_those_of_brute_force(theta):
+def test_far_from_the_path_the_distance_is_that_of_a_point_of_it(theta):
+    """Of two passages that are almost equally near, the sampling may miss the nearer one."""
     point = torch.tensor(theta, dtype=torch.float64)
     distance, time = nearest_on_path(_path(_spiral, EDGES), point[None])
     best, _ = _brute(_spiral, point, 0.0, 6.0)
-    assert float(distance) == pytest.approx(best, abs=1e-6)
     assert 0.0 <= float(time) <= 6.0
     there = (_spiral(time) - point).norm()
     assert float(distance) == pytest.approx(float(there), abs=1e-12)
+    half_a_sample = 0.5 * SPEED * 0.8 / 8
+    assert best - 1e-9 <= float(distance) <= best + half_a_sample
 
 
 @given(times=st.lists(st.floats(0.0, 6.0), min_size=1, max_size=9))
 def test_a_point_of_the_path_is_at_distance_0_at_its_own_time(times):
-    """To a 65,536th of a step's length, eight refinements of an eighth."""
     expected = torch.tensor(times, dtype=torch.float64)
     distance, time = nearest_on_path(_path(_spiral, EDGES), _spiral(expected))
     assert distance.shape == time.shape == expected.shape
-    assert torch.allclose(time, expected, rtol=0, atol=3.8 / 8 / 4**8 * 2)
-    assert float(distance.max()) <= 6.2 * 3.8 / 8 / 4**8 * 2
+    assert torch.allclose(time, expected, rtol=0, atol=RESOLUTION)
+    assert float(distance.max()) <= SPEED * RESOLUTION
 
 
 def test_beyond_the_ends_the_ends_are_nearest():
@@ -106,6 +121,18 @@ def test_nan_stays_nan_and_harms_no_other():
     for one, many in zip(alone, together, strict=True):
         assert many.isnan().tolist() == [False, True, False]
         assert torch.equal(many[::2], one)
+
+
+def test_chunks_bound_the_distances_taken_at_once_and_change_nothing(monkeypatch):
+    theta = _spiral(torch.linspace(0, 6, 11, dtype=torch.float64)) + 0.1
+    whole, taken, cdist = nearest_on_path(_path(_spiral, EDGES), theta), [], torch.cdist
+    monkeypatch.setattr("gflow.diagnostics.distance.CHUNK", 250)
+    monkeypatch.setattr(
+        torch, "cdist", lambda a, b, **options: taken.append(len(a)) or cdist(a, b, **options)
+    )
+    for one, other in zip(nearest_on_path(_path(_spiral, EDGES), theta), whole, strict=True):
+        assert torch.equal(one, other)
+    assert taken == [3, 3, 3, 2]  # with 8 samples of each of 10 steps, and the end
 
 
 @pytest.mark.parametrize("method", ["dopri5", "BDF"])

@@ -107,6 +107,10 @@ def test_the_equilibria_are_solved_once_for_all_but_the_sharpness(monkeypatch):
     )
     evaluate_pointwise(problem, _thetas(6), POINTWISE)
     assert solved == [6]
+    solved.clear()
+    monkeypatch.setattr("gflow.problem.CHUNK", 2 * 8 * 3)
+    evaluate_pointwise(problem, _thetas(6), ALL)
+    assert solved == [6, 2, 2, 2]  # n = 8 samples with a row of P = 3 numbers each
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 40])
@@ -124,6 +128,19 @@ def test_a_costly_sharpness_is_computed_at_a_few_saves_the_ends_among_them(monke
     assert each.isfinite().all()
     gaps = torch.nonzero(done)[:, 0].diff()
     assert int(gaps.max() - gaps.min()) <= 1 if count > 1 else len(gaps) == 0
+
+
+def test_a_costly_sharpness_skips_the_padding_of_shorter_runs(monkeypatch):
+    monkeypatch.setattr("gflow.diagnostics.pointwise.SHARPNESS_WORK", 0)
+    monkeypatch.setattr("gflow.diagnostics.pointwise.SHARPNESS_LEAST", 3)
+    theta = _thetas(3, 9)
+    theta[1, 4:] = torch.nan
+    theta[2] = torch.nan
+    found = evaluate_pointwise(_problem(), theta, ["sharpness"])["sharpness"]
+    places = [torch.nonzero(row.isfinite())[:, 0].tolist() for row in found]
+    assert places[0] == [0, 4, 8]
+    assert (len(places[1]), places[1][0], places[1][-1]) == (3, 0, 3)
+    assert places[2] == []
 
 
 def test_beyond_the_limit_there_is_no_sharpness(monkeypatch):

@@ -117,6 +117,11 @@ def test_the_singular_point_is_the_centre_of_the_sphere():
     assert torch.equal(model.singular_distance(theta), model.sphere_radius(theta))
 
 
+def test_only_the_identity_conserves_the_sphere():
+    models = LinearDEQ(2), SingleIndexDEQ(2, "identity"), SingleIndexDEQ(2, "tanh")
+    assert [model.conserves_sphere for model in models] == [True, True, False]
+
+
 def test_a_warm_start_changes_nothing():
     model, x = LinearDEQ(1), torch.ones(3, 1, dtype=torch.float64)
     theta = torch.tensor([2.0, 0.3], dtype=torch.float64)

@@ -53,7 +53,7 @@ def test_one_colour_per_step_size_in_every_panel(linear: xr.DataTree) -> None:
 def test_the_title_says_what_ran_and_how_it_ended(linear: xr.DataTree) -> None:
     figure = plot_run(linear)
     title = figure.get_suptitle()
-    for part in ("LinearDEQ(dim=1)", "exact", linear["flow"].attrs["method"]):
+    for part in ("LinearDEQ(dim=1)", "exact", str(linear["flow"].method.values)):
         assert part in title
     (note,) = notes_of(figure)
     assert "flow at t = 2 (t_end); GD at η = 0.02, 0.05 (t_end)" in note

@@ -56,10 +56,11 @@ def test_few_saves_are_dots_and_one_save_is_enough(linear: xr.DataTree) -> None:
     ax = axes_of(plot_run(single))["loss"]
     assert [line for line in ax.lines if line.get_marker() == "." and len(line.get_xdata()) == 1]
     alone = xr.DataTree.from_dict(
-        {name: single[name].to_dataset() for name in ("problem", "flow", "reference")}
+        {name: single[name].to_dataset() for name in ("problem", "flow", "flow_steps", "reference")}
     )
     alone.attrs = single.attrs
-    assert set(axes_of(plot_run(alone))) == {"loss", "theta_plane", "conservation", "sharpness"}
+    panels = {"loss", "theta_plane", "conservation", "sharpness", "steps"}
+    assert set(axes_of(plot_run(alone))) == panels
 
 
 def test_a_start_that_is_not_finite_gives_a_figure() -> None:

@@ -118,3 +118,14 @@ def test_another_netcdf_file_is_refused(tmp_path: Path) -> None:
     xr.Dataset({"a": ("b", [1.0])}).to_netcdf(tmp_path / "other.nc")
     with pytest.raises(SchemaError, match="Not a gflow dataset"):
         gflow.open(tmp_path / "other.nc")
+
+
+def test_a_dataset_is_a_netcdf_file_and_no_input(tmp_path: Path) -> None:
+    from gflow.store.files import check_dataset
+
+    with pytest.raises(StoreError, match=r"must end in \.nc or \.nc4"):
+        check_dataset(tmp_path / "run.csv")
+    source = tmp_path / "data.nc"
+    source.touch()
+    with pytest.raises(StoreError, match="is an input of this run"):
+        check_dataset(source, overwrite=True, inputs=[source])

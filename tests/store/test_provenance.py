@@ -21,7 +21,7 @@ def problem() -> gflow.Problem:
 
 
 def test_the_root_has_exactly_the_schema_s_attributes(problem: gflow.Problem) -> None:
-    attributes = provenance.root_attributes(problem, command="c", config="d", wall_seconds=1.5)
+    attributes = provenance.root_attributes([problem], provenance.Provenance("c", "d"), 1.5)
     assert tuple(attributes) == ROOT_ATTRIBUTES
     assert attributes["command"] == "c"
     assert attributes["config"] == "d"
@@ -54,9 +54,7 @@ def test_the_revision_is_that_of_the_checkout() -> None:
 
 def test_the_hash_follows_the_data(problem: gflow.Problem) -> None:
     def digest(p: gflow.Problem) -> str:
-        return str(
-            provenance.root_attributes(p, command="", config="", wall_seconds=0)["data_sha256"]
-        )
+        return str(provenance.root_attributes([p], provenance.Provenance(), 0.0)["data_sha256"])
 
     assert digest(problem) == digest(problem)
     assert digest(problem) != digest(problem.on([[0.5], [1.0]], [1.0, 2.5]))

@@ -1,0 +1,58 @@
+"""Rule R3: every adaptive method keeps the distance from its tolerance that is published for it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gflow.integrators.base import Settings
+from gflow.integrators.driver import integrate_field
+from gflow.integrators.measured import MEASURED
+from gflow.integrators.registry import METHODS
+from gflow.integrators.testbed import CASES, decay
+
+SLACK = 1.25
+HONEST = 10.0
+ADAPTIVE = [name for name, method in METHODS.items() if method.info.adaptive]
+
+
+def _tolerances(info):
+    return (1e-3, 1e-6) if info.order is not None and info.order <= 3 else (1e-3, 1e-6, 1e-9)
+
+
+def _is_slow(info, make, rtol):
+    """Ten thousand steps: an explicit method on the stiff problem, a low order at 1e-6."""
+    order = info.order or 5
+    if make is decay and not info.implicit:
+        return rtol < 1e-3 or order <= 3
+    return rtol < 1e-3 and order <= 2
+
+
+def _combinations():
+    for name in ADAPTIVE:
+        for make in CASES:
+            for rtol in _tolerances(METHODS[name].info):
+                slow = (pytest.mark.slow,) if _is_slow(METHODS[name].info, make, rtol) else ()
+                label = f"{name}-{make.__name__}-{rtol:g}"
+                yield pytest.param(name, make, rtol, marks=slow, id=label)
+
+
+@pytest.mark.parametrize(("name", "make", "rtol"), list(_combinations()))
+def test_the_error_is_within_the_published_figure(name, make, rtol):
+    case, atol = make(), 1e-3 * rtol
+    times = torch.linspace(0, case.t_end, 101, dtype=torch.float64)
+    settings = Settings(case.t_end, rtol, atol)
+    trajectory = integrate_field(case.field, case.theta0, METHODS[name], settings, times)
+    assert trajectory.status.ok, trajectory.message
+    assert torch.equal(trajectory.t, times)
+    ratio = case.ratio(times, trajectory.theta, rtol, atol)
+    at_end, between = MEASURED[name]
+    assert float(ratio[-1]) <= SLACK * at_end
+    assert float(ratio.max()) <= SLACK * between
+
+
+def test_every_adaptive_method_has_its_figures_and_they_are_honest():
+    assert list(MEASURED) == ADAPTIVE
+    for at_end, between in MEASURED.values():
+        assert 0 < at_end <= between
+        assert at_end <= HONEST
