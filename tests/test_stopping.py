@@ -91,7 +91,7 @@ def test_a_flow_ends_where_the_value_is_met_on_the_dense_output(problem, key, me
     values = {"loss": problem.loss(theta), "gradient_norm": problem.gradient(theta).norm()}
     assert trajectory.status == key
     assert float(values[key]) == pytest.approx(1e-3, rel=1e-6)
-    assert float(values[key]) <= 1e-3
+    assert float(values[key]) <= 1e-3 * (1 + 1e-12)
 
 
 def test_a_flow_ends_at_its_steady_state(problem):

@@ -12,7 +12,9 @@ from gflow.integrators.registry import METHODS
 from gflow.integrators.testbed import CASES, decay
 
 SLACK = 1.25
-HONEST = 10.0
+HONEST = 11.0
+ERRATIC = {"scipy:DOP853": 150.0}
+"""On its stability limit its dense output is not bounded by the tolerance; ``auto`` knows."""
 ADAPTIVE = [name for name, method in METHODS.items() if method.info.adaptive]
 
 
@@ -53,6 +55,6 @@ def test_the_error_is_within_the_published_figure(name, make, rtol):
 
 def test_every_adaptive_method_has_its_figures_and_they_are_honest():
     assert list(MEASURED) == ADAPTIVE
-    for at_end, between in MEASURED.values():
-        assert 0 < at_end <= between
-        assert at_end <= HONEST
+    for name, (at_end, between) in MEASURED.items():
+        assert 0 < at_end <= 3
+        assert at_end <= between <= ERRATIC.get(name, HONEST)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from leap import CONSTANT, START, Leap, leap_info
 
 from gflow.integrators.base import Breakdown, Field, Halt, Settings
-from gflow.integrators.driver import BLOW_UP, MAX_RETRIES, SHRINK, Target, integrate_field
+from gflow.integrators.driver import BLOW_UP, FOREVER, MAX_RETRIES, SHRINK, Target, integrate_field
 from gflow.integrators.registry import METHODS
 from gflow.integrators.testbed import tracking
 from gflow.status import Status
@@ -215,6 +215,17 @@ def test_growth_beyond_bounds_is_divergence(growth):
     trajectory = integrate_field(field, START, Leap(), Settings(1.0, first_step=1.0))
     expected = Status.T_END if growth < 1 else Status.DIVERGED
     assert trajectory.status is expected
+
+
+def test_a_still_trajectory_without_an_end_has_stalled():
+    """Steps grow without limit while nothing moves; the run says so instead of overflowing."""
+    still = Field(lambda t, y: torch.zeros_like(y))
+    never = Target(Status.LOSS, lambda t, theta: 1.0)
+    settings = Settings(math.inf, first_step=1.0)
+    trajectory = integrate_field(still, START, Leap(growth=1e6), settings, targets=[never])
+    assert trajectory.status is Status.STALLED
+    assert 1e50 < float(trajectory.t[-1]) < FOREVER
+    assert torch.equal(trajectory.theta[-1], START)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError, AssertionError])
