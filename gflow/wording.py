@@ -40,7 +40,8 @@ def any_of(names: Iterable[str]) -> str:
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return ``; did you mean "b"? Choose from "b", "c".``, the question for close names only."""
     known = list(dict.fromkeys(names))
-    close = get_close_matches(name[:80], known, n=2)
+    lowered = {one.lower(): one for one in known}
+    close = [lowered[one] for one in get_close_matches(name[:80].lower(), lowered, n=2)]
     question = f"; did you mean {any_of(map(show, close))}?" if close else "."
     listed = ", ".join(map(show, known[:40])) + (", ..." if len(known) > 40 else "")
     return f"{question} Choose from {listed}." if known else question

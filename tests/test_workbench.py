@@ -330,3 +330,10 @@ def test_a_list_of_problems_is_described_as_one(tanh: gflow.Problem) -> None:
         != gflow.integrate(tanh, [0.1, 0.2, 0.0], 1.0, times=2).attrs["data_sha256"]
     )
     assert tree["flow"].method_reason.dims == ("trajectory",)
+
+
+def test_an_endless_flow_steps_onto_explicit_saves(tanh: gflow.Problem) -> None:
+    arguments = {"times": [0.5, 1.0], "rtol": 1e-8, "atol": 1e-10, "stop": {"gradient_norm": 1e-3}}
+    flow = gflow.integrate(tanh, [0.1, 0.2, 0.0], math.inf, method="dopri8", **arguments)["flow"]
+    best = gflow.integrate(tanh, [0.1, 0.2, 0.0], 1.0, times=[0.5], rtol=1e-11, atol=1e-13)["flow"]
+    np.testing.assert_allclose(flow.theta[1:3], best.theta[1:3], rtol=1e-7)

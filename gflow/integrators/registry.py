@@ -32,5 +32,6 @@ def resolve(name: str) -> Method:
     if found:
         names = " or ".join(method.info.name for method in found)
         raise MethodError(f'method "{name}" is ambiguous; write {names}.')
-    short = [full.partition(":")[2] for full in METHODS]
-    raise MethodError(f'method "{name}" is unknown{did_you_mean(str(name), ["auto", *short])}')
+    short = ["auto", *(full.partition(":")[2] for full in METHODS)]
+    hint = did_you_mean(wanted.rpartition(":")[2], short)
+    raise MethodError(f'method "{name}" is unknown{hint}')

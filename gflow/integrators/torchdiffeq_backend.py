@@ -189,8 +189,11 @@ def _short(info: MethodInfo) -> str:
 
 
 def _next_landing(settings: Settings, t: float) -> float:
+    """The next time to step onto; landings next to `t` or to the end are passed over."""
     place = bisect.bisect_right(settings.landings, t + 16 * math.ulp(t))
-    return min([*settings.landings[place : place + 1], settings.t_end])
+    landing = min([*settings.landings[place : place + 1], settings.t_end])
+    near_end = landing >= settings.t_end - 16 * math.ulp(settings.t_end)
+    return settings.t_end if near_end else landing
 
 
 def _slope(function: _Function, t: float, theta: Tensor, otherwise: Tensor) -> Tensor:
