@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
@@ -17,10 +17,11 @@ from gflow.diagnostics.energy import EnergyAudit
 from gflow.errors import MethodError, ProblemError
 from gflow.flows import FLOWS
 from gflow.integrators.auto import choose
-from gflow.integrators.base import Method, Settings, Step, uniform_grid
+from gflow.integrators.base import Field, Method, Settings, Step, uniform_grid
 from gflow.integrators.driver import Observer, integrate_field
 from gflow.integrators.trajectory import Trajectory
 from gflow.problem import Problem
+from gflow.status import Status
 from gflow.stopping import read_stop
 from gflow.times import is_count, save_times
 from gflow.wording import did_you_mean
@@ -130,11 +131,12 @@ def run_flow(
     observers: list[Observer] = [] if audit is None else [audit]
     if progress is not None:
         observers.append(_Reporter(problem, options.t_end, progress))
+    settings = Settings(options.t_end, options.rtol, options.atol, options.step_size)
     trajectory = integrate_field(
         field,
         start,
         method,
-        Settings(options.t_end, options.rtol, options.atol, options.step_size),
+        settings,
         None if times is None else torch.from_numpy(times),
         targets=stop.targets,
         max_steps=stop.max_steps,
@@ -143,11 +145,32 @@ def run_flow(
         dense=landings is not None or times is None,
         landings=landings or (),
     )
-    if times is None:
-        trajectory = trajectory.resaved(
-            lambda end: torch.from_numpy(save_times(options.times, end, options.spacing))
-        )
+    if times is None and float(trajectory.t[-1]) > 0:
+        end = float(trajectory.t[-1])
+        saves = torch.from_numpy(save_times(options.times, end, options.spacing))
+        again = _landed(field, start, method, replace(settings, t_end=end), saves, landings)
+        if again is not None:
+            return trajectory.repeated(again), reason
+        trajectory = trajectory.resaved(lambda _: saves)
     return trajectory, reason
+
+
+def _landed(
+    field: Field,
+    start: Tensor,
+    method: Method,
+    settings: Settings,
+    saves: Tensor,
+    landings: Sequence[float] | None,
+) -> Trajectory | None:
+    """A second integration that steps onto the saves, for a method that needs to."""
+    if not method.info.lands:
+        return None
+    dense = landings is not None
+    again = integrate_field(
+        field, start, method, settings, saves, dense=dense, landings=landings or ()
+    )
+    return again if again.status is Status.T_END else None
 
 
 def _step_note(method: Method, options: FlowOptions) -> str:

@@ -201,7 +201,7 @@ SCIPY_METHODS: tuple[ScipyMethod, ...] = (
         7,
         1,
         15,
-        "tight tolerances, not stiff",
+        "tight tolerances, not stiff (where stability limits it, errors grow between steps)",
         "Hairer, Norsett & Wanner 1993",
         tightening=0.1,
     ),

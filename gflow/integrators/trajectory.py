@@ -90,6 +90,19 @@ class Trajectory:
         chosen = times(end)
         return replace(self, t=chosen, theta=self.path(chosen))
 
+    def repeated(self, again: Trajectory) -> Trajectory:
+        """The verdict of this one with the saves of a second integration, whose work is added."""
+        return replace(
+            self,
+            t=again.t,
+            theta=again.theta,
+            path=again.path,
+            nfe=self.nfe + again.nfe,
+            hessians=self.hessians + again.hessians,
+            linear_solves=self.linear_solves + again.linear_solves,
+            wall_seconds=self.wall_seconds + again.wall_seconds,
+        )
+
 
 class Saver:
     """Evaluates the requested times on the dense output of each step."""

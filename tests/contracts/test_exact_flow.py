@@ -5,6 +5,7 @@ Gradient descent, rule R6, is in ``test_descent.py``.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import numpy as np
@@ -12,12 +13,14 @@ import pytest
 import torch
 
 from gflow.diagnostics.energy import EnergyAudit
+from gflow.flow_run import FlowOptions, run_flow
 from gflow.flows import gradient_flow
 from gflow.integrators.base import Settings
 from gflow.integrators.driver import integrate_field
 from gflow.integrators.registry import METHODS
 from gflow.models import LinearDEQ, SingleIndexDEQ
 from gflow.problem import Problem
+from gflow.status import Status
 from gflow.theory import exact_trajectory
 
 SLOPE = 2.0
@@ -109,16 +112,30 @@ def test_the_flow_stays_on_its_sphere_and_on_its_side(name, flow):
     assert bool((side * side[0] > 0).all())
 
 
+def _distance(name, flow, trajectory):
+    """Largest RMS of error / (atol + rtol |theta|) over the saves."""
+    problem, rtol = _problem(flow), _rtol(name)
+    mean_square = float(problem.x.pow(2).mean())
+    exact = exact_trajectory(trajectory.t.numpy(), STARTS[flow], mean_square, SLOPE)
+    scaled = (trajectory.theta.numpy() - exact) / (1e-3 * rtol + rtol * np.abs(exact))
+    return np.sqrt((scaled**2).mean(-1)).max()
+
+
 @pytest.mark.parametrize("flow", EXACT)
 @each_method
 def test_the_exact_trajectory_is_met(name, flow):
-    trajectory, _ = _run(name, flow)
-    problem, rtol = _problem(flow), _rtol(name)
-    exact = exact_trajectory(
-        trajectory.t.numpy(), STARTS[flow], float(problem.x.pow(2).mean()), SLOPE
-    )
-    scaled = (trajectory.theta.numpy() - exact) / (1e-3 * rtol + rtol * np.abs(exact))
-    assert np.sqrt((scaled**2).mean(-1)).max() <= 10
+    assert _distance(name, flow, _run(name, flow)[0]) <= 10
+
+
+@each_method
+def test_an_endless_flow_meets_it_too(name):
+    """Its saves are placed once its end is known, on dense output."""
+    problem, rtol, stop = _problem("line"), _rtol(name), {"gradient_norm": 1e-3}
+    options = FlowOptions(math.inf, name, rtol, 1e-3 * rtol, 41, "linear", None, stop, "gradient")
+    trajectory, _ = run_flow(problem, problem.theta(STARTS["line"]), options)
+    assert trajectory.status is Status.GRADIENT_NORM
+    assert len(trajectory.t) == 41
+    assert _distance(name, "line", trajectory) <= 10
 
 
 @each_method

@@ -39,7 +39,7 @@ def _steps(name, field, theta0, settings, most=20_000):
     return steps
 
 
-def _pendulum():
+def _bell():
     """theta'' = -2 t theta' - 2 theta: exp(-t^2), neither linear in t nor stiff."""
     return Case(
         "bell",
@@ -135,7 +135,7 @@ def test_a_landing_does_not_shorten_the_steps_after_it(name):
 def test_the_order_holds_over_many_steps(name):
     """torchdiffeq begins a step with the last stage of the one before, even where that is not the
     field at its end."""
-    case, order = _pendulum(), _method(name).info.order
+    case, order = _bell(), _method(name).info.order
     exact = case.exact(torch.tensor([1.0], dtype=torch.float64))[0]
     errors, counts = [], [4, 8] if order == 8 else [16, 32, 64]
     for count in counts:
