@@ -111,8 +111,8 @@ GROUPS: dict[str, dict[str, Variable]] = {
         "energy_residual": Variable(
             _TIME,
             "audit of the flow: energy balance",
-            "L(0) - L(t) - int_0^t grad L . g ds, by 5-point Gauss quadrature on dense output"
-            ", over steps (several where they are small) cut at the saves",
+            "L(0) - L(t) - int_0^t grad L . g ds, by 7-point Gauss quadrature on the dense output"
+            " of steps, several together where they are small",
         ),
         "status": Variable((), "why the flow ended", _STATUS_FORMULA, required=True),
         "status_message": Variable((), "the verdict in sentences", _STATUS_FORMULA, required=True),

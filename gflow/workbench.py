@@ -274,7 +274,7 @@ def _integrate_one(
 ) -> tuple[Trajectory, dict[str, xr.Dataset]]:
     """Integrate one flow and assemble what concerns it alone."""
     switches = recording.switches
-    audit = EnergyAudit(problem, options.saves()) if switches["energy_residual"] else None
+    audit = EnergyAudit(problem) if switches["energy_residual"] else None
     trajectory, reason = run_flow(problem, start, options, recording.progress, audit, landings)
     flow = assemble.flow_group(
         problem,

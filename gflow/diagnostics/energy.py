@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -13,9 +12,9 @@ from gflow.integrators.base import Step
 from gflow.integrators.trajectory import evaluate_steps
 from gflow.problem import Problem
 
-NODES = 5
-"""Gauss points of a panel; the integrand between them is their quartic."""
-SHARE = 0.5
+NODES = 7
+"""Gauss points of a panel; between them the integrand is the polynomial through them."""
+SHARE = 1.0
 """Most evaluations of the audit per field evaluation of the flow."""
 BATCH = 64
 """Panels evaluated together."""
@@ -27,20 +26,17 @@ _TO_COEFFICIENTS = np.linalg.inv(np.vander(_POINTS, increasing=True))
 class EnergyAudit:
     """Observer of a flow that integrates the loss's dissipation on the dense output.
 
-    A panel holds as many consecutive steps as keep the audit's evaluations below half of the
-    flow's, and is cut at the saves; each has 5 Gauss points (exact to degree 9), evaluated in
-    batches. At other times the integral is that of the quartic through them.
+    A panel holds as many consecutive steps as keep the audit's evaluations below the flow's own;
+    each has 7 Gauss points (exact to degree 13 over the panel, eighth-order accurate within it),
+    evaluated in batches, which makes them several times cheaper than the flow's.
 
     Parameters
     ----------
     problem : Problem
-    cuts : ndarray, shape (T,), optional
-        The times at which the integral will be asked for, increasing.
     """
 
-    def __init__(self, problem: Problem, cuts: np.ndarray | None = None) -> None:
+    def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._cuts = np.empty(0) if cuts is None else cuts
         self._panel: list[Step] = []
         self._edges: list[tuple[float, float]] = []
         self._pending: list[Tensor] = []
@@ -71,11 +67,9 @@ class EnergyAudit:
         if not self._panel:
             return
         start, end = self._panel[0].t0, self._panel[-1].t1
-        inside = self._cuts[(self._cuts > start) & (self._cuts < end)]
-        edges = np.concatenate([[start], inside, [end]])
-        times = edges[:-1, None] + np.diff(edges)[:, None] * _POINTS
-        self._pending.append(evaluate_steps(self._panel, torch.from_numpy(times.ravel())))
-        self._edges.extend(itertools.pairwise(edges.tolist()))
+        times = torch.from_numpy(start + (end - start) * _POINTS)
+        self._pending.append(evaluate_steps(self._panel, times))
+        self._edges.append((start, end))
         self._panel = []
         if len(self._pending) >= BATCH:
             self._flush()

@@ -76,7 +76,7 @@ def _rtol(name):
 def _run(name, flow):
     problem, rtol = _problem(flow), _rtol(name)
     times = torch.linspace(0, LENGTH[flow], 21, dtype=torch.float64)
-    audit = EnergyAudit(problem, times.numpy())
+    audit = EnergyAudit(problem)
     trajectory = integrate_field(
         gradient_flow(problem),
         problem.theta(STARTS[flow]),
