@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
-from gflow.integrators.base import Breakdown, Field
+from gflow.integrators.base import Breakdown, Field, Memory
+from gflow.models.base import Equilibrium
 from gflow.problem import Problem
 from gflow.status import Status
 
@@ -15,31 +17,49 @@ def gradient_flow(problem: Problem) -> Field:
     """The gradient flow dtheta/dt = -g(theta), g the gradient that the problem's backward gives.
 
     Its Jacobian is minus the Hessian, hence symmetric, only for the exact backward. The fixed point
-    is warm-started from the previous evaluation: a field serves one trajectory.
+    is warm-started from the field's memory: a field serves one trajectory, or one batch.
     """
-    warm: list[Tensor | None] = [None]
-
-    def function(t: float, theta: Tensor) -> Tensor:
-        evaluation = problem.evaluate(theta, warm[0])
-        if not bool(evaluation.equilibrium.valid):
-            reason = problem.model.explain_loss_of_equilibrium(theta)
-            raise Breakdown(Status.EQUILIBRIUM_LOST, f"{reason}, at t = {t:.6g}")
-        warm[0] = evaluation.equilibrium.preactivation
-        return -evaluation.gradient
-
-    def jacobian(t: float, theta: Tensor) -> Tensor:
-        return -problem.jacobian_at(problem.model.equilibrium(theta, problem.x, warm[0]))
-
-    def jvp(t: float, theta: Tensor, vector: Tensor) -> Tensor:
-        return -problem.jvp_at(problem.model.equilibrium(theta, problem.x, warm[0]), vector)
-
+    flow = _GradientFlow(problem)
     return Field(
-        function,
-        jacobian=jacobian,
-        jvp=jvp,
+        flow.value,
+        jacobian=flow.jacobian,
+        jvp=flow.jvp,
         symmetric=problem.backward.exact,
-        branch=lambda theta: int(problem.model.branch(theta)),
+        branch=problem.model.branch,
+        autonomous=True,
+        batched=True,
+        memory=flow.memory,
+        select=lambda rows: gradient_flow(problem.select(rows)),
     )
+
+
+class _GradientFlow:
+    """The callables of :func:`gradient_flow` and the equilibrium that they share."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self.memory = problem, Memory()
+
+    def value(self, t: Any, theta: Tensor) -> Tensor:
+        equilibrium = self._equilibrium(theta)
+        if theta.ndim == 1 and not bool(equilibrium.valid):
+            reason = self.problem.model.explain_loss_of_equilibrium(theta)
+            raise Breakdown(Status.EQUILIBRIUM_LOST, f"{reason}, at t = {t:.6g}")
+        self.memory.value = equilibrium.preactivation
+        return -self.problem.gradient_at(equilibrium)
+
+    def jacobian(self, t: Any, theta: Tensor) -> Tensor:
+        return -self.problem.jacobian_at(self._equilibrium(theta))
+
+    def jvp(self, t: Any, theta: Tensor, vector: Tensor) -> Tensor:
+        return -self.problem.jvp_at(self._equilibrium(theta), vector)
+
+    def _equilibrium(self, theta: Tensor) -> Equilibrium:
+        """Solved once for all that is asked at the same tensor in succession."""
+        last: Equilibrium | None = self.memory.last
+        if last is None or last.theta is not theta:
+            last = self.problem.model.equilibrium(theta, self.problem.x, self.memory.value)
+            self.memory.last = last
+        return last
 
 
 FLOWS: dict[str, Callable[[Problem], Field]] = {"gradient": gradient_flow}

@@ -94,7 +94,11 @@ class Problem:
     @property
     def n_samples(self) -> int:
         """n, the number of samples."""
-        return int(self.x.shape[0])
+        return int(self.x.shape[-2])
+
+    def select(self, rows: Tensor) -> Problem:
+        """The problem of some rows of a batch: itself, unless it is a stack of problems."""
+        return self
 
     def on(self, x: ArrayLike, y: ArrayLike) -> Problem:
         """The same problem on other data, e.g. an evaluation set."""

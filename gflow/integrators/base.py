@@ -7,7 +7,8 @@ For authors of a method
 2. ``step`` returns one accepted step and the log of every attempt that led to it. It never passes
    ``settings.t_end``.
 3. A method knows only a :class:`Field`. Capabilities it may use if they are not None: ``jacobian``,
-   ``jvp``, ``time_derivative``; ``symmetric`` says that the Jacobian is.
+   ``jvp``, ``time_derivative``; ``symmetric`` says that the Jacobian is, ``batched`` that rows
+   (B, P) are taken, ``autonomous`` that time plays no part.
 4. The error of a step is judged by the RMS norm of error / (atol + rtol |theta|); a stricter norm
    is allowed. ``rtol`` and ``atol`` arrive already tightened by ``MethodInfo.tightening``.
 5. ``Step.interpolate`` is dense output: it stays valid after later steps.
@@ -47,6 +48,28 @@ class Halt(Exception):
         self.status = status
 
 
+@dataclass
+class Memory:
+    """What a field remembers from its last evaluation, to begin the next: a warm start.
+
+    A native method keeps the value in its state and puts it back before each step.
+
+    Attributes
+    ----------
+    value : Tensor or None
+        The warm start.
+    last : Any
+        What the field keeps of its last point, to be used only where the same tensor comes again.
+    """
+
+    value: Tensor | None = None
+    last: Any = None
+
+    def restore(self, value: Tensor | None) -> None:
+        """Go back to a warm start, and forget the last point."""
+        self.value, self.last = value, None
+
+
 @dataclass(frozen=True)
 class Field:
     """A vector field dtheta/dt = f(t, theta) and what else it offers.
@@ -64,15 +87,28 @@ class Field:
     symmetric : bool
         Whether the Jacobian is symmetric.
     branch : callable, optional
-        ``theta -> int``; a label that no continuous trajectory can change.
+        ``theta (..., P) -> (...)``; a label that no continuous trajectory can change.
+    autonomous : bool
+        Whether the field does not depend on t; False if that is not known.
+    batched : bool
+        Whether everything above also takes an array of times (B,) and rows (B, P), and gives NaN
+        in the rows without a value instead of raising.
+    memory : Memory or None
+        The field's warm start, shared by all its callables; rows first for a batch.
+    select : callable, optional
+        ``rows (K,) -> Field`` of these rows of a batch whose rows have data of their own.
     """
 
-    function: Callable[[float, Tensor], Tensor]
-    jacobian: Callable[[float, Tensor], Tensor] | None = None
-    jvp: Callable[[float, Tensor, Tensor], Tensor] | None = None
-    time_derivative: Callable[[float, Tensor], Tensor] | None = None
+    function: Callable[[Any, Tensor], Tensor]
+    jacobian: Callable[[Any, Tensor], Tensor] | None = None
+    jvp: Callable[[Any, Tensor, Tensor], Tensor] | None = None
+    time_derivative: Callable[[Any, Tensor], Tensor] | None = None
     symmetric: bool = False
-    branch: Callable[[Tensor], int] | None = None
+    branch: Callable[[Tensor], Any] | None = None
+    autonomous: bool = False
+    batched: bool = False
+    memory: Memory | None = None
+    select: Callable[[Tensor], Field] | None = None
 
     def __call__(self, t: float, theta: Tensor) -> Tensor:
         """The field's value (P,)."""

@@ -13,7 +13,14 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from gflow.integrators.base import Attempt, Breakdown, Field, Halt, Method, Settings, Step
-from gflow.integrators.trajectory import LoggedStep, Path, Saver, Trajectory, evaluate_steps
+from gflow.integrators.trajectory import (
+    LoggedStep,
+    Path,
+    Saver,
+    StepLog,
+    Trajectory,
+    evaluate_steps,
+)
 from gflow.status import Status
 
 SHRINK = 0.25
@@ -58,44 +65,73 @@ class Target:
             return False
 
 
-class _Meter:
-    """Counts evaluations, keeps the deadline and refuses values that are not finite."""
+class Meter:
+    """Counts evaluations, keeps the deadline and refuses values that are not finite.
+
+    Rows of a batch are not refused: what is not finite there is the method's to reject.
+    """
 
     def __init__(self, field: Field, deadline: float) -> None:
-        self.nfe = self.hessians = 0
+        self.nfe = self.hessians = self.jvps = 0
         self.furthest = -math.inf
         self._field, self._deadline = field, deadline
-        jacobian = None if field.jacobian is None else self._jacobian
-        self.field = replace(field, function=self._function, jacobian=jacobian)
+        self.field = replace(
+            field,
+            function=self._function,
+            jacobian=None if field.jacobian is None else self._jacobian,
+            jvp=None if field.jvp is None else self._jvp,
+        )
 
-    def _function(self, t: float, theta: Tensor) -> Tensor:
-        if time.perf_counter() > self._deadline:
-            raise Halt(Status.WALL_LIMIT)
+    def on(self, field: Field) -> Meter:
+        """A meter of another field that goes on counting."""
+        other = Meter(field, self._deadline)
+        other.nfe, other.hessians, other.jvps = self.nfe, self.hessians, self.jvps
+        return other
+
+    def _function(self, t: Any, theta: Tensor) -> Tensor:
+        self._check_deadline()
         self.nfe += 1
+        if theta.ndim > 1:
+            return self._field(t, theta)
         self.furthest = max(self.furthest, t)
         return _finite(self._field(t, theta), t, "field")
 
-    def _jacobian(self, t: float, theta: Tensor) -> Tensor:
+    def _jacobian(self, t: Any, theta: Tensor) -> Tensor:
         assert self._field.jacobian is not None
+        self._check_deadline()
         self.hessians += 1
-        return _finite(self._field.jacobian(t, theta), t, "Jacobian")
+        value = self._field.jacobian(t, theta)
+        return value if theta.ndim > 1 else _finite(value, t, "Jacobian")
+
+    def _jvp(self, t: Any, theta: Tensor, vector: Tensor) -> Tensor:
+        assert self._field.jvp is not None
+        self._check_deadline()
+        self.jvps += 1
+        value = self._field.jvp(t, theta, vector)
+        return value if theta.ndim > 1 else _finite(value, t, "Jacobian")
+
+    def _check_deadline(self) -> None:
+        if time.perf_counter() > self._deadline:
+            raise Halt(Status.WALL_LIMIT)
 
 
 class _Run:
     """One integration: the accepted point, the log and the loop."""
 
-    def __init__(self, field: Field, theta0: Tensor, method: Method, settings: Settings) -> None:
+    def __init__(
+        self, field: Field, t0: float, theta0: Tensor, method: Method, settings: Settings
+    ) -> None:
         self.method, self.settings = method, settings
-        self.start = theta0
-        self.t, self.theta = 0.0, theta0
+        self.size = float(theta0.abs().max())
+        self.t, self.theta = t0, theta0
         self.log: list[LoggedStep] = []
         self.linear_solves = self.retries = 0
         self.raw = field
-        self.branch = None if field.branch is None else field.branch(theta0)
+        self.branch = None if field.branch is None else int(field.branch(theta0))
 
     def loop(
         self,
-        meter: _Meter,
+        meter: Meter,
         targets: Sequence[Target],
         max_steps: int,
         observers: Sequence[Observer],
@@ -139,17 +175,18 @@ class _Run:
         first = None if first_step is None else min(first_step, left)
         return self.method.init(field, self.t, self.theta, replace(self.settings, first_step=first))
 
-    def _accept(self, step: Step, meter: _Meter, observers: Sequence[Observer]) -> None:
+    def _accept(self, step: Step, meter: Meter, observers: Sequence[Observer]) -> None:
         self.t, self.theta = step.t1, step.theta1
         self.linear_solves += step.linear_solves
         self.log.extend(
-            LoggedStep(a, meter.nfe, meter.hessians, self.linear_solves) for a in step.attempts
+            LoggedStep(a, meter.nfe, meter.hessians, self.linear_solves, meter.jvps)
+            for a in step.attempts
         )
         for observer in observers:
             observer.observe(step, meter.nfe)
 
     def _check_branch(self, step: Step) -> None:
-        if self.raw.branch is not None and self.raw.branch(step.theta1) != self.branch:
+        if self.raw.branch is not None and int(self.raw.branch(step.theta1)) != self.branch:
             raise Breakdown(
                 Status.EQUILIBRIUM_LOST,
                 f"the step to t = {step.t1:.6g} left the branch of solutions it started on",
@@ -187,7 +224,7 @@ class _Run:
         return status, breakdown.reason
 
     def _growth(self) -> float:
-        return float(self.theta.abs().max()) / (1.0 + float(self.start.abs().max()))
+        return float(self.theta.abs().max()) / (1.0 + self.size)
 
     def _met(self, targets: Sequence[Target]) -> Status | None:
         return next((x.status for x in targets if x.is_met(self.t, self.theta)), None)
@@ -200,15 +237,17 @@ class _Run:
                 found, step = target.status, _cut(step, target)
         return found, step
 
-    def message(self, status: Status, reason: str, nfe: int) -> str:
-        """The verdict in sentences."""
-        accepted = sum(entry.attempt.accepted for entry in self.log)
-        dt = f", last dt = {self.log[-1].attempt.dt:.3g}" if self.log else ""
-        where = (
-            f"It ended at t = {self.t:.6g} after {accepted} steps "
-            f"({len(self.log) - accepted} rejected{dt}) and {nfe} field evaluations"
-        )
-        return f"{status.sentence} {where}{': ' + reason if reason else ''}."
+
+def verdict(
+    status: Status, reason: str, t: float, accepted: int, attempts: int, dt: float, nfe: int
+) -> str:
+    """The verdict in sentences; `dt` is the last step tried."""
+    last = f", last dt = {dt:.3g}" if attempts else ""
+    where = (
+        f"It ended at t = {t:.6g} after {accepted} steps "
+        f"({attempts - accepted} rejected{last}) and {nfe} field evaluations"
+    )
+    return f"{status.sentence} {where}{': ' + reason if reason else ''}."
 
 
 def integrate_field(
@@ -224,8 +263,9 @@ def integrate_field(
     observers: Sequence[Observer] = (),
     dense: bool = False,
     landings: Sequence[float] = (),
+    t0: float = 0.0,
 ) -> Trajectory:
-    """Integrate one field from t = 0; never raises for what happens on the way.
+    """Integrate one field from t0; never raises for what happens on the way.
 
     Parameters
     ----------
@@ -250,6 +290,8 @@ def integrate_field(
     landings : sequence of float
         Times beside `times` at which dense output will be asked for: a method whose dense output
         misses its tolerance steps onto them.
+    t0 : float
+        Where to begin; saves up to it are left out.
 
     Returns
     -------
@@ -262,22 +304,26 @@ def integrate_field(
     tightened = replace(
         settings, rtol=settings.rtol * factor, atol=settings.atol * factor, landings=tuple(stops)
     )
-    run = _Run(field, theta0, method, tightened)
-    meter = _Meter(field, began + wall_seconds)
-    saver, path = Saver(times, theta0), Path()
+    run = _Run(field, t0, theta0, method, tightened)
+    meter = Meter(field, began + wall_seconds)
+    saver, path = Saver(times, theta0, t0), Path()
     watching: list[Observer] = [saver, *([path] if dense else []), *observers]
     with torch.no_grad():
         status, reason = run.loop(meter, targets, max_steps, watching)
     t, theta = saver.finish(run.t, run.theta)
+    log = StepLog.of(run.log)
+    dt = run.log[-1].attempt.dt if run.log else math.nan
     return Trajectory(
         t=t,
         theta=theta,
         status=status,
-        message=run.message(status, reason, meter.nfe),
-        log=run.log,
+        reason=reason,
+        message=verdict(status, reason, run.t, log.accepted, len(log), dt, meter.nfe),
+        log=log,
         nfe=meter.nfe,
         hessians=meter.hessians,
         linear_solves=run.linear_solves,
+        jvps=meter.jvps,
         wall_seconds=time.perf_counter() - began,
         method=method.info.name,
         path=path if dense else None,
@@ -285,7 +331,8 @@ def integrate_field(
 
 
 def _finite(value: Tensor, t: float, what: str) -> Tensor:
-    if bool(torch.isfinite(value).all()):
+    # A finite sum needs no look at the elements, which costs three times as much.
+    if math.isfinite(float(value.sum())) or bool(torch.isfinite(value).all()):
         return value
     place = int(torch.nonzero(~torch.isfinite(value.flatten()))[0])
     bad = float(value.flatten()[place])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from gflow.errors import MethodError
 from gflow.integrators.base import Method
+from gflow.integrators.explicit import TSIT5_METHOD
+from gflow.integrators.exponential import EXPRB43
 from gflow.integrators.scipy_backend import SCIPY_METHODS
 from gflow.integrators.torchdiffeq_backend import TORCHDIFFEQ_METHODS
 from gflow.wording import did_you_mean
 
 METHODS: dict[str, Method] = {
-    method.info.name: method for method in (*SCIPY_METHODS, *TORCHDIFFEQ_METHODS)
+    method.info.name: method
+    for method in (EXPRB43, TSIT5_METHOD, *SCIPY_METHODS, *TORCHDIFFEQ_METHODS)
 }
 
 

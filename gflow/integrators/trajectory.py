@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +25,72 @@ class LoggedStep:
     nfe: int
     hessians: int
     linear_solves: int
+    jvps: int = 0
+
+
+LOG_COLUMNS = (
+    "t",
+    "dt",
+    "error_ratio",
+    "accepted",
+    "nfe",
+    "hessians",
+    "linear_solves",
+    "jvps",
+)
+
+
+class StepLog(Sequence[LoggedStep]):
+    """Every attempt of a trajectory, kept as a table.
+
+    Parameters
+    ----------
+    table : array, shape (K, 8)
+        One row an attempt, the columns of :data:`LOG_COLUMNS`.
+    """
+
+    def __init__(self, table: np.ndarray) -> None:
+        self.table = table.reshape(-1, len(LOG_COLUMNS))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @overload
+    def __getitem__(self, index: int) -> LoggedStep: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> StepLog: ...
+
+    def __getitem__(self, index: int | slice) -> LoggedStep | StepLog:
+        if isinstance(index, slice):
+            return StepLog(self.table[index])
+        t, dt, ratio, accepted, nfe, hessians, solves, jvps = self.table[index].tolist()
+        attempt = Attempt(t, dt, ratio, bool(accepted))
+        return LoggedStep(attempt, int(nfe), int(hessians), int(solves), int(jvps))
+
+    @classmethod
+    def of(cls, entries: Sequence[LoggedStep]) -> StepLog:
+        """The table of some attempts."""
+        rows = [
+            (
+                *(e.attempt.t, e.attempt.dt, e.attempt.error_ratio, e.attempt.accepted),
+                *(e.nfe, e.hessians, e.linear_solves, e.jvps),
+            )
+            for e in entries
+        ]
+        return cls(np.array(rows, dtype=np.float64))
+
+    def followed_by(self, later: StepLog) -> StepLog:
+        """This log and then a later one, whose totals go on from here."""
+        table = later.table.copy()
+        if len(self) and len(table):
+            table[:, 4:] += self.table[-1, 4:]
+        return StepLog(np.concatenate([self.table, table]))
+
+    @property
+    def accepted(self) -> int:
+        """Number of accepted steps."""
+        return int(self.table[:, 3].sum())
 
 
 @dataclass
@@ -52,8 +120,10 @@ class Trajectory:
     status : Status
     message : str
         The verdict in sentences.
-    log : list of LoggedStep
-    nfe, hessians, linear_solves : int
+    reason : str
+        What the method or the field had to say of it.
+    log : StepLog
+    nfe, hessians, linear_solves, jvps : int
     wall_seconds : float
     method : str
     path : Path or None
@@ -64,10 +134,12 @@ class Trajectory:
     theta: Tensor
     status: Status
     message: str
-    log: list[LoggedStep]
+    reason: str
+    log: StepLog
     nfe: int
     hessians: int
     linear_solves: int
+    jvps: int
     wall_seconds: float
     method: str
     path: Path | None = None
@@ -75,7 +147,7 @@ class Trajectory:
     @property
     def accepted(self) -> int:
         """Number of accepted steps."""
-        return sum(entry.attempt.accepted for entry in self.log)
+        return self.log.accepted
 
     @property
     def rejected(self) -> int:
@@ -100,6 +172,7 @@ class Trajectory:
             nfe=self.nfe + again.nfe,
             hessians=self.hessians + again.hessians,
             linear_solves=self.linear_solves + again.linear_solves,
+            jvps=self.jvps + again.jvps,
             wall_seconds=self.wall_seconds + again.wall_seconds,
         )
 
@@ -107,9 +180,9 @@ class Trajectory:
 class Saver:
     """Evaluates the requested times on the dense output of each step."""
 
-    def __init__(self, times: Tensor, theta0: Tensor) -> None:
-        self.pending = times[times > 0]
-        self.t = [times.new_zeros(1)]
+    def __init__(self, times: Tensor, theta0: Tensor, t0: float = 0.0) -> None:
+        self.pending = times[times > t0]
+        self.t = [times.new_full((1,), t0)]
         self.theta = [theta0[None]]
 
     def observe(self, step: Step, nfe: int) -> None:

@@ -1,0 +1,397 @@
+"""The loop around a native method on many trajectories at once.
+
+Every trajectory has its own time, step and verdict. One that ends leaves the batch. One that gets
+into trouble (no value, no error small enough, a stopping rule met within the step, growth without
+bound) leaves it too, and goes on alone from its last accepted point: there the lone driver retries,
+locates and judges, so that a trajectory of an ensemble ends as it would by itself.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gflow.integrators.base import Field, Halt, Settings
+from gflow.integrators.driver import BLOW_UP, Meter, Observer, Target, integrate_field, verdict
+from gflow.integrators.native import BatchStep, NativeMethod, State
+from gflow.integrators.trajectory import LOG_COLUMNS, SNAP, StepLog, Trajectory
+from gflow.status import Status
+
+PATIENCE = 6
+"""Trials in a row without a value after which a trajectory goes on alone."""
+COMPACT = 0.9
+"""The batch is made smaller when fewer than this part of its rows still run."""
+SIZE_CHECK = 16
+"""Attempts between two looks at the size of theta."""
+
+
+class BatchObserver(Protocol):
+    """Sees every attempt of a batch, and the steps of trajectories that left it."""
+
+    def observe_batch(self, ids: np.ndarray, rows: np.ndarray, step: BatchStep) -> None:
+        """Rows of the attempt that were accepted, and which trajectories they are."""
+
+    def alone(self, index: int) -> Observer:
+        """The observer of one trajectory that goes on alone."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Where a trajectory left its batch, why, and the step that it would have tried next."""
+
+    status: Status
+    t: float
+    theta: Tensor
+    dt: float
+
+
+Switch = Callable[[Field, State, int], np.ndarray]
+"""Field, state and attempts so far to a mask (B,) of the rows that another method should take."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a batch is integrated.
+
+    Attributes
+    ----------
+    method : NativeMethod
+    settings : Settings
+        The user's tolerances.
+    lone : callable
+        The field of one trajectory by its index.
+    targets : callable, optional
+        The stopping rules of one trajectory by its index.
+    met : callable, optional
+        ``theta (B, P) -> (B,) bool``: which rows meet a rule.
+    switch : callable, optional
+        Which rows go on with `other`.
+    other : NativeMethod, optional
+    max_steps : int
+    wall_seconds : float
+    observer : BatchObserver, optional
+    """
+
+    method: NativeMethod
+    settings: Settings
+    lone: Callable[[int], Field]
+    targets: Callable[[int], Sequence[Target]] | None = None
+    met: Callable[[Field, Tensor], np.ndarray] | None = None
+    switch: Switch | None = None
+    other: NativeMethod | None = None
+    max_steps: int = 1_000_000
+    wall_seconds: float = math.inf
+    observer: BatchObserver | None = None
+
+
+class _Saves:
+    """The saved points of all trajectories on one grid."""
+
+    def __init__(self, times: Tensor, theta0: Tensor) -> None:
+        self.grid = times.cpu().double().numpy()
+        self.theta = theta0.new_full((len(theta0), len(self.grid), theta0.shape[-1]), torch.nan)
+        self.theta[:, : int(np.searchsorted(self.grid, 0.0, side="right"))] = theta0[:, None]
+        self.device = theta0.device
+
+    def record(self, ids: np.ndarray, rows: np.ndarray, step: BatchStep) -> None:
+        """Evaluate dense output where the grid falls into the accepted rows' steps."""
+        t0, t1 = step.t0[rows], step.t1[rows]
+        first = np.searchsorted(self.grid, t0, side="right")
+        count = np.searchsorted(self.grid, t1, side="right") - first
+        total = int(count.sum())
+        if total == 0:
+            return
+        which = np.repeat(np.arange(len(rows)), count)
+        place = np.arange(total) - np.repeat(np.cumsum(count) - count, count) + first[which]
+        x = (self.grid[place] - t0[which]) / (t1 - t0)[which]
+        index = torch.as_tensor(rows[which], device=self.device)
+        theta = step.dense(index, torch.as_tensor(x, device=self.device).to(step.theta0))
+        at_end = torch.as_tensor(x > 1 - SNAP, device=self.device)[:, None]
+        values = torch.where(at_end, step.theta1[index], theta)
+        target = torch.as_tensor(ids[rows[which]], device=self.device)
+        self.theta[target, torch.as_tensor(place, device=self.device)] = values
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where some trajectories begin a part of their way: indices, times, rows and first steps."""
+
+    ids: np.ndarray
+    t: np.ndarray
+    theta: Tensor
+    dt: np.ndarray | None = None
+
+
+class _Batch:
+    """One method on some of the trajectories, and what has become of them."""
+
+    def __init__(
+        self, field: Field, origin: _Origin, saves: _Saves, plan: Plan, deadline: float
+    ) -> None:
+        self.plan, self.saves, self.deadline = plan, saves, deadline
+        self.meter = Meter(field, deadline)
+        self.field = self.meter.field
+        self.ids = origin.ids
+        self.size = origin.theta.abs().amax(-1).cpu().numpy()
+        self.failures = np.zeros(len(origin.ids), dtype=int)
+        self.solves = self.attempts = 0
+        self.log: list[tuple[np.ndarray, np.ndarray]] = []
+        self.ended: dict[int, Ended] = {}
+        self.alone: dict[int, Ended] = {}
+        self.moved: dict[int, Ended] = {}
+        self.origin = origin
+
+    def run(self) -> None:
+        """Step until the batch is empty or a budget is used up."""
+        origin, plan = self.origin, self.plan
+        factor = plan.method.info.tightening
+        self.settings = replace(
+            plan.settings, rtol=plan.settings.rtol * factor, atol=plan.settings.atol * factor
+        )
+        status = Status.STEP_LIMIT
+        self.state: State | None = None
+        try:
+            self.state = plan.method.start(
+                self.field, origin.t, origin.theta, self.settings, origin.dt
+            )
+            while len(self.ids) and self.attempts < plan.max_steps:
+                self._advance(self.state)
+        except Halt as halt:
+            status = halt.status
+        except KeyboardInterrupt:
+            status = Status.INTERRUPTED
+        end = self.state
+        t, theta = (origin.t, origin.theta) if end is None else (end.t, end.theta)
+        for row, index in enumerate(self.ids):
+            finished = t[row] >= self.settings.t_end
+            verdict = Status.T_END if finished else status
+            self.ended[int(index)] = Ended(verdict, float(t[row]), theta[row], 0.0)
+
+    def _advance(self, before: State) -> None:
+        running = before.t < self.settings.t_end
+        state, step = self.plan.method.advance(self.field, before)
+        self.attempts += 1
+        self.solves += step.linear_solves
+        accepted = step.accepted & running
+        leaving = self._meeting(step, accepted)
+        accepted &= ~leaving
+        self._write_log(step, running, accepted)
+        rows = np.flatnonzero(accepted)
+        if len(rows):
+            self.saves.record(self.ids, rows, step)
+            if self.plan.observer is not None:
+                self.plan.observer.observe_batch(self.ids, rows, step)
+        self._leave(leaving, before, self.alone)
+        self.state = state
+        self.failures = np.where(np.isnan(step.ratio), self.failures + 1, 0)
+        self._part(state, leaving, running)
+
+    def _meeting(self, step: BatchStep, accepted: np.ndarray) -> np.ndarray:
+        """Accepted rows within whose step a stopping rule is met."""
+        if self.plan.met is None:
+            return np.zeros(len(accepted), dtype=bool)
+        return accepted & self.plan.met(self.field, step.theta1)
+
+    def _part(self, state: State, leaving: np.ndarray, running: np.ndarray) -> None:
+        """Let go of the rows that leave, and of finished ones once they are many."""
+        finished = state.t >= self.settings.t_end
+        trouble = running & ~leaving & ~finished & self._troubled(state)
+        self._leave(trouble, state, self.alone)
+        gone = leaving | trouble
+        if self.plan.switch is not None:
+            moving = self.plan.switch(self.field, state, self.attempts) & ~finished & ~gone
+            self._leave(moving, state, self.moved)
+            gone |= moving
+        keep = ~(gone | finished)
+        if gone.any() or keep.sum() < COMPACT * len(keep):
+            self._leave(finished & ~gone, state, self.ended)
+            self._select(state, np.flatnonzero(keep))
+
+    def _leave(self, rows: np.ndarray, state: State, where: dict[int, Ended]) -> None:
+        for row in np.flatnonzero(rows):
+            t, theta, dt = float(state.t[row]), state.theta[row], float(state.dt[row])
+            where[int(self.ids[row])] = Ended(Status.T_END, t, theta, dt)
+
+    def _troubled(self, state: State) -> np.ndarray:
+        smallest = 4 * np.spacing(np.maximum(state.t, 1e-300))
+        troubled = (self.failures >= PATIENCE) | (state.dt <= smallest)
+        if self.attempts % SIZE_CHECK == 0:
+            size = state.theta.abs().amax(-1).cpu().numpy()
+            troubled = troubled | (size > BLOW_UP * (1 + self.size))
+        return np.asarray(troubled)
+
+    def _select(self, state: State, rows: np.ndarray) -> None:
+        self.state = state.select(rows)
+        self.ids, self.failures, self.size = self.ids[rows], self.failures[rows], self.size[rows]
+        if self.field.select is not None and len(rows):
+            part = self.field.select(torch.as_tensor(rows, device=state.theta.device))
+            self.meter = self.meter.on(part)
+            self.field = self.meter.field
+
+    def _write_log(self, step: BatchStep, running: np.ndarray, accepted: np.ndarray) -> None:
+        meter, rows = self.meter, np.flatnonzero(running)
+        table = np.empty((len(rows), len(LOG_COLUMNS)))
+        table[:, 0] = step.t0[rows]
+        table[:, 1] = step.t1[rows] - step.t0[rows]
+        table[:, 2] = step.ratio[rows]
+        table[:, 3] = accepted[rows]
+        table[:, 4:] = (meter.nfe, meter.hessians, self.solves, meter.jvps)
+        self.log.append((self.ids[rows], table))
+
+    def logs(self) -> dict[int, StepLog]:
+        """The attempts sorted by trajectory."""
+        if not self.log:
+            return {}
+        owners = np.concatenate([ids for ids, _ in self.log])
+        table = np.concatenate([rows for _, rows in self.log])
+        order = np.argsort(owners, kind="stable")
+        indices, starts = np.unique(owners[order], return_index=True)
+        parts = np.split(table[order], starts[1:])
+        return {int(i): StepLog(part) for i, part in zip(indices, parts, strict=True)}
+
+
+def integrate_ensemble(
+    field: Field, theta0: Tensor, times: Tensor, plan: Plan
+) -> list[Trajectory]:
+    """Integrate a batch of trajectories from t = 0; never raises for what happens on the way.
+
+    Parameters
+    ----------
+    field : Field
+        Batched; row i is trajectory i.
+    theta0 : Tensor, shape (B, P)
+    times : Tensor, shape (T,)
+        Increasing save times, shared by all.
+    plan : Plan
+
+    Returns
+    -------
+    list of Trajectory
+        ``nfe``, ``hessians`` and ``jvps`` count evaluations of the batch while the trajectory was
+        in it.
+    """
+    began = time.perf_counter()
+    deadline = began + plan.wall_seconds
+    saves = _Saves(times, theta0)
+    origin = _Origin(np.arange(len(theta0)), np.zeros(len(theta0)), theta0)
+    batches = []
+    with torch.no_grad():
+        batch = _Batch(field, origin, saves, plan, deadline)
+        batch.run()
+        batches.append(batch)
+        if batch.moved:
+            assert plan.other is not None
+            batches.append(_moved(field, batch, plan, deadline))
+            batches[-1].run()
+        finals = _Finals(batches, saves, plan, deadline)
+        trajectories = [finals.trajectory(i) for i in range(len(theta0))]
+    seconds = time.perf_counter() - began
+    return [replace(t, wall_seconds=seconds) for t in trajectories]
+
+
+def _moved(field: Field, batch: _Batch, plan: Plan, deadline: float) -> _Batch:
+    """The rows that another method takes over, where they left."""
+    assert plan.other is not None
+    ids = np.array(sorted(batch.moved))
+    ends = [batch.moved[int(i)] for i in ids]
+    origin = _Origin(
+        ids,
+        np.array([end.t for end in ends]),
+        torch.stack([end.theta for end in ends]),
+        np.array([end.dt for end in ends]),
+    )
+    if field.select is not None:
+        field = field.select(torch.as_tensor(ids, device=origin.theta.device))
+    later = replace(
+        plan,
+        method=plan.other,
+        switch=None,
+        other=None,
+        max_steps=max(0, plan.max_steps - batch.attempts),
+    )
+    return _Batch(field, origin, batch.saves, later, deadline)
+
+
+class _Finals:
+    """Puts each trajectory together from the batches that it went through and its way alone."""
+
+    def __init__(
+        self, batches: Sequence[_Batch], saves: _Saves, plan: Plan, deadline: float
+    ) -> None:
+        self.batches, self.saves, self.plan, self.deadline = batches, saves, plan, deadline
+        self.logs = [batch.logs() for batch in batches]
+        self.grid = torch.from_numpy(saves.grid)
+        ends = [end.status for batch in batches for end in batch.ended.values()]
+        self.interrupted = Status.INTERRUPTED in ends
+
+    def trajectory(self, index: int) -> Trajectory:
+        """The whole of one trajectory."""
+        log, names = StepLog(np.empty((0, len(LOG_COLUMNS)))), []
+        for batch, logs in zip(self.batches, self.logs, strict=True):
+            if index in logs:
+                log = log.followed_by(logs[index])
+                names.append(batch.plan.method.info.name)
+        last = self.batches[-1] if index in self.batches[0].moved else self.batches[0]
+        method = " then ".join(names) or last.plan.method.info.name
+        if index not in last.alone:
+            return self._assembled(index, last.ended[index], "", log, method)
+        if self.interrupted:
+            end = replace(last.alone[index], status=Status.INTERRUPTED)
+            return self._assembled(index, end, "", log, method)
+        return self._alone(index, last, log, method)
+
+    def _alone(self, index: int, batch: _Batch, log: StepLog, method: str) -> Trajectory:
+        """Go on with a trajectory that left its batch in trouble or at a stopping rule."""
+        plan, end = self.plan, batch.alone[index]
+        first = end.dt if math.isfinite(end.dt) and end.dt > 0 else None
+        later = integrate_field(
+            plan.lone(index),
+            end.theta,
+            batch.plan.method,
+            replace(plan.settings, first_step=first),
+            self.grid,
+            targets=() if plan.targets is None else plan.targets(index),
+            max_steps=max(0, plan.max_steps - len(log)),
+            wall_seconds=max(0.0, self.deadline - time.perf_counter()),
+            observers=() if plan.observer is None else (plan.observer.alone(index),),
+            t0=end.t,
+        )
+        self.interrupted = later.status is Status.INTERRUPTED
+        place = torch.searchsorted(self.grid, later.t).clamp(max=len(self.grid) - 1)
+        saved = (self.grid[place] == later.t) & (later.t > end.t)
+        self.saves.theta[index, place[saved].to(self.saves.device)] = later.theta[saved]
+        final = Ended(later.status, float(later.t[-1]), later.theta[-1], 0.0)
+        return self._assembled(index, final, later.reason, log.followed_by(later.log), method)
+
+    def _assembled(
+        self, index: int, end: Ended, reason: str, log: StepLog, method: str
+    ) -> Trajectory:
+        count = int(np.searchsorted(self.saves.grid, end.t, side="right"))
+        t, theta = self.grid[:count], self.saves.theta[index, :count]
+        if count == 0 or float(t[-1]) < end.t:
+            t = torch.cat([t, self.grid.new_tensor([end.t])])
+            theta = torch.cat([theta, end.theta[None]])
+        attempt = log.table[-1].tolist() if len(log) else [math.nan] * len(LOG_COLUMNS)
+        nfe, hessians, solves, jvps = (int(n) if len(log) else 0 for n in attempt[4:])
+        message = verdict(end.status, reason, end.t, log.accepted, len(log), attempt[1], nfe)
+        return Trajectory(
+            t=t,
+            theta=theta,
+            status=end.status,
+            message=message,
+            reason=reason,
+            log=log,
+            nfe=nfe,
+            hessians=hessians,
+            linear_solves=solves,
+            jvps=jvps,
+            wall_seconds=math.nan,
+            method=method,
+        )

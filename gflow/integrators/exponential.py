@@ -1,0 +1,111 @@
+"""Exponential Rosenbrock method of order 4 with an embedded method of order 3.
+
+Hochbruck, Ostermann & Schweitzer, SIAM J. Numer. Anal. 47 (2009) 786-803: ``exprb43``. With the
+Jacobian J at the step's start, F = J theta + g, and D(U) = g(U) - g(theta), a step of size h is
+
+    U2 = theta + (h/2) phi_1(hJ/2) F
+    U3 = theta + h phi_1(hJ) (F + D(U2))
+    theta1 = theta + h [phi_1 F + phi_3 (16 D2 - 2 D3) + phi_4 (-48 D2 + 12 D3)]
+
+and the embedded solution leaves phi_4 out. A field with a time derivative v adds c^2 h^2
+phi_2(c h J) v to each (Hochbruck & Ostermann, Acta Numerica 19 (2010), section 2.4). The last line
+is the solution of the linear equation whose source is the cubic a x^2 + b x^3 through D2 at x = 1/2
+and D3 at x = 1; at x in between it is dense output.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gflow.integrators.base import MethodInfo
+from gflow.integrators.control import Controller
+from gflow.integrators.native import Cache, NativeMethod, State, System, Trial, column
+from gflow.integrators.propagators import EigenPropagator, MatrixPropagator, Propagator, Term
+
+DENSE_LIMIT = 500
+"""Parameters up to which the Jacobian is formed and decomposed."""
+
+
+class Exprb43(NativeMethod):
+    """The method; the Jacobian by eigenvectors, by exponentials or by Krylov spaces."""
+
+    info = MethodInfo(
+        name="native:exprb43",
+        order=4,
+        dense_order=4,
+        adaptive=True,
+        implicit=True,
+        any_device=True,
+        advice="stiff gradient flows; steps grow as the flow becomes linear",
+        source="Hochbruck, Ostermann & Schweitzer (2009)",
+        evaluations=3,
+    )
+    controller = Controller(error_order=4, grow_most=8.0)
+
+    def prepare(self, system: System, t: np.ndarray, theta: Tensor) -> Cache:
+        """The field, its time derivative and, up to DENSE_LIMIT parameters, its Jacobian."""
+        cache: dict[str, Tensor] = {}
+        if theta.shape[-1] > DENSE_LIMIT and system.field.jvp is not None:
+            value = system.value(t, theta)
+        else:
+            value, jacobian = system.linearise(t, theta)
+            cache = _decomposed(jacobian, system.field.symmetric)
+        change = system.time_derivative(t, theta, value)
+        return cache | {"value": value} | ({} if change is None else {"change": change})
+
+    def attempt(
+        self, system: System, t: np.ndarray, dt: np.ndarray, theta: Tensor, state: State
+    ) -> Trial:
+        """Two stages, the solution and its error, in the propagator's coordinates."""
+        value, width = state.cache["value"], column(dt, theta)
+        by = _propagator(system, t, theta, width, state)
+        start: list[Term] = [(1, 1.0, by.into(width * value))]
+        change = None
+        if "change" in state.cache:
+            change = width * state.cache["change"]
+            start.append((2, 1.0, by.into(width * change)))
+
+        def remainder(terms: list[Term], x: float) -> Any:
+            increment = by.advance(terms, x)
+            difference = system.value(t + x * dt, theta + by.out(increment)) - value
+            if change is not None:
+                difference = difference - x * change
+            return by.remainder(difference, increment)
+
+        near = remainder(start, 0.5)
+        far = remainder([*start, (1, 1.0, near)], 1.0)
+        cubic: list[Term] = [(4, -48.0, near), (4, 12.0, far)]
+        terms = [*start, (3, 16.0, near), (3, -2.0, far), *cubic]
+        theta1 = theta + by.out(by.advance(terms, 1.0))
+        error = by.out(by.advance(cubic, 1.0))
+
+        def dense(rows: Tensor, x: Tensor) -> Tensor:
+            return theta[rows] + by.dense(terms, rows, x)
+
+        return Trial(theta1, error, dense, linear_solves=by.solves)
+
+
+def _decomposed(jacobian: Tensor, symmetric: bool) -> dict[str, Tensor]:
+    if not symmetric:
+        return {"jacobian": jacobian}
+    finite = torch.isfinite(jacobian).flatten(1).all(-1)
+    if not bool(finite.all()):
+        jacobian = torch.where(finite[:, None, None], jacobian, 0.0)
+    values, vectors = torch.linalg.eigh(jacobian)
+    return {"eigenvalues": torch.where(finite[:, None], values, torch.nan), "eigenvectors": vectors}
+
+
+def _propagator(
+    system: System, t: np.ndarray, theta: Tensor, width: Tensor, state: State
+) -> Propagator:
+    cache = state.cache
+    if "eigenvalues" in cache:
+        return EigenPropagator(cache["eigenvalues"], cache["eigenvectors"], width)
+    return MatrixPropagator(cache["jacobian"], width)
+
+
+EXPRB43 = Exprb43()

@@ -1,0 +1,395 @@
+"""What the native methods share: a batch of trajectories, each with its own time and step.
+
+For authors of a native method
+------------------------------
+1. A method works on rows: theta (B, P), one trajectory a row, each at its own time t (B,) with its
+   own trial step dt (B,). Data stays in tensors on its device; times, steps and error ratios stay
+   in arrays on the host, and one transfer a step brings the ratios there.
+2. :meth:`NativeMethod.prepare` returns the cache at accepted points, a mapping of tensors and
+   arrays with the rows first. :meth:`NativeMethod.attempt` makes one trial step of every row from
+   it, and never judges the error: it returns a :class:`Trial`.
+3. A field is called through :class:`System`. Rows where it has no value hold NaN; their trial is
+   then rejected and repeated with a smaller step.
+4. A :class:`State` holds tensors, arrays and numbers alone: saved and loaded, it goes on bit for
+   bit. The field's warm start is part of it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gflow.integrators.base import Attempt, Breakdown, Field, Method, Settings, Step
+from gflow.integrators.control import Controller
+from gflow.status import Status
+
+Cache = Mapping[str, Any]
+Dense = Callable[[Tensor, Tensor], Tensor]
+"""Rows (M,) and fractions of their steps (M,) to theta (M, P)."""
+
+STRETCH = 1.01
+"""A step that would leave less than this part of itself to the end goes to the end."""
+
+
+class System:
+    """A field on a batch: whole if it takes batches, else row by row."""
+
+    def __init__(self, field: Field) -> None:
+        self.field = field
+
+    def value(self, t: np.ndarray, theta: Tensor) -> Tensor:
+        """The field (B, P) at times (B,) and rows (B, P)."""
+        if self.field.batched:
+            return self.field.function(t, theta)
+        return _rows(self.field.function, t, theta)
+
+    def jacobian(self, t: np.ndarray, theta: Tensor) -> Tensor:
+        """The Jacobian (B, P, P), by forward differences if the field offers none."""
+        if self.field.jacobian is None:
+            return self._differences(t, theta)
+        if self.field.batched:
+            return self.field.jacobian(t, theta)
+        return _rows(self.field.jacobian, t, theta)
+
+    def linearise(self, t: np.ndarray, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Field and Jacobian at the same point, so that the field may share its work."""
+        if self.field.batched or len(t) > 1 or self.field.jacobian is None:
+            return self.value(t, theta), self.jacobian(t, theta)
+        time, point = float(t[0]), theta[0]
+        return self.field.function(time, point)[None], self.field.jacobian(time, point)[None]
+
+    def jvp(self, t: np.ndarray, theta: Tensor, vector: Tensor) -> Tensor:
+        """The Jacobian times a vector (B, P), by a difference if the field offers none."""
+        if self.field.jvp is None:
+            step = _difference(theta) / _norm(vector).clamp(min=1e-300)
+            return (self.value(t, theta + step * vector) - self.value(t, theta)) / step
+        if self.field.batched:
+            return self.field.jvp(t, theta, vector)
+        return _rows(self.field.jvp, t, theta, vector)
+
+    def time_derivative(self, t: np.ndarray, theta: Tensor, value: Tensor) -> Tensor | None:
+        """The derivative (B, P) in t at fixed theta; None for an autonomous field."""
+        if self.field.time_derivative is not None:
+            if self.field.batched:
+                return self.field.time_derivative(t, theta)
+            return _rows(self.field.time_derivative, t, theta)
+        if self.field.autonomous:
+            return None
+        step = 1e-8 * np.maximum(np.abs(t), 1.0)
+        later = t + step
+        width = torch.as_tensor(later - t, dtype=theta.dtype, device=theta.device)[:, None]
+        return (self.value(later, theta) - value) / width
+
+    def _differences(self, t: np.ndarray, theta: Tensor) -> Tensor:
+        start, columns = self.value(t, theta), []
+        for index in range(theta.shape[-1]):
+            moved = theta.clone()
+            moved[:, index] += 1.5e-8 * theta[:, index].abs().clamp(min=1e-3)
+            width = (moved - theta)[:, index, None]
+            columns.append((self.value(t, moved) - start) / width)
+        return torch.stack(columns, dim=-1)
+
+
+def _rows(function: Callable[..., Tensor], t: np.ndarray, *points: Tensor) -> Tensor:
+    if len(t) == 1:
+        return function(float(t[0]), *(point[0] for point in points))[None]
+    rows = zip(t.tolist(), *points, strict=True)
+    return torch.stack([function(time, *row) for time, *row in rows])
+
+
+def _norm(vector: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
+    return norm
+
+
+def _difference(theta: Tensor) -> Tensor:
+    """Length (B, 1) of a forward difference: the root of the rounding, relative to theta."""
+    eps: float = torch.finfo(theta.dtype).eps
+    return eps**0.5 * (1.0 + _norm(theta))
+
+
+@dataclass(frozen=True)
+class State:
+    """A batch of trajectories between two steps.
+
+    Attributes
+    ----------
+    t, dt : array, shape (B,)
+        Times, and the steps to be tried next.
+    theta : Tensor, shape (B, P)
+    ratio : array, shape (B,)
+        Error ratio of the last accepted step.
+    retrying : array of bool, shape (B,)
+        Whether the last attempt was rejected.
+    cache : mapping
+        The method's own, rows first.
+    memory : Tensor or None
+        The field's warm start.
+    settings : Settings
+    """
+
+    t: np.ndarray
+    dt: np.ndarray
+    theta: Tensor
+    ratio: np.ndarray
+    retrying: np.ndarray
+    cache: Cache
+    memory: Tensor | None
+    settings: Settings
+
+    def select(self, rows: np.ndarray) -> State:
+        """The state of some rows."""
+        index = torch.as_tensor(rows, device=self.theta.device)
+        return replace(
+            self,
+            t=self.t[rows],
+            dt=self.dt[rows],
+            theta=self.theta[index],
+            ratio=self.ratio[rows],
+            retrying=self.retrying[rows],
+            cache={name: select(value, rows, index) for name, value in self.cache.items()},
+            memory=None if self.memory is None else self.memory[index],
+        )
+
+
+def select(value: Any, rows: np.ndarray, index: Tensor) -> Any:
+    """Some rows of a tensor or an array; anything else is shared by all rows."""
+    if isinstance(value, np.ndarray):
+        return value[rows]
+    return value[index] if isinstance(value, Tensor) else value
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial step of every row.
+
+    Attributes
+    ----------
+    theta : Tensor, shape (B, P)
+        Where the steps lead.
+    error : Tensor, shape (B, P)
+        Estimate of the error there.
+    dense : callable
+        Dense output within the steps.
+    stages : Any
+        What :meth:`NativeMethod.renew` wants to know of the trial.
+    linear_solves : int
+        Eigenvalue problems or projections of the trial.
+    """
+
+    theta: Tensor
+    error: Tensor
+    dense: Dense
+    stages: Any = None
+    linear_solves: int = 0
+
+
+@dataclass(frozen=True)
+class BatchStep:
+    """One attempt of every row: those accepted lead from t0 to t1.
+
+    Attributes
+    ----------
+    t0, t1, ratio : array, shape (B,)
+    accepted : array of bool, shape (B,)
+    theta0, theta1 : Tensor, shape (B, P)
+    dense : callable
+    linear_solves : int
+    """
+
+    t0: np.ndarray
+    t1: np.ndarray
+    ratio: np.ndarray
+    accepted: np.ndarray
+    theta0: Tensor
+    theta1: Tensor
+    dense: Dense
+    linear_solves: int
+
+
+class NativeMethod(Method):
+    """A method of our own; see the module's contract."""
+
+    controller: Controller
+
+    @abstractmethod
+    def prepare(self, system: System, t: np.ndarray, theta: Tensor) -> Cache:
+        """The cache at accepted points; ``"value"`` holds the field there."""
+
+    @abstractmethod
+    def attempt(
+        self, system: System, t: np.ndarray, dt: np.ndarray, theta: Tensor, state: State
+    ) -> Trial:
+        """One trial step of size dt (B,) of every row, from the state's cache."""
+
+    def renew(self, system: System, step: BatchStep, trial: Trial, state: State) -> Cache:
+        """The next cache, given which rows were accepted; by default prepared anew."""
+        t, theta = _accepted(step)
+        return self.prepare(system, t, theta)
+
+    def start(
+        self,
+        field: Field,
+        t: np.ndarray,
+        theta: Tensor,
+        settings: Settings,
+        first_steps: np.ndarray | None = None,
+    ) -> State:
+        """The state of a batch at times (B,) and rows (B, P), with first trial steps (B,)."""
+        system = System(field)
+        cache = self.prepare(system, t, theta)
+        rows = len(t)
+        if first_steps is not None:
+            dt = first_steps
+        elif settings.first_step is None:
+            dt = _first_step(system, t, theta, cache["value"], settings, self.controller)
+        else:
+            dt = np.full(rows, settings.first_step, dtype=np.float64)
+        return State(
+            t,
+            dt,
+            theta,
+            np.ones(rows),
+            np.zeros(rows, dtype=bool),
+            cache,
+            None if field.memory is None else field.memory.value,
+            settings,
+        )
+
+    def advance(self, field: Field, state: State) -> tuple[State, BatchStep]:
+        """One attempt of every row, accepted or not."""
+        system, settings = System(field), state.settings
+        if field.memory is not None:
+            field.memory.restore(state.memory)
+        left = settings.t_end - state.t
+        last = STRETCH * state.dt >= left
+        dt = np.where(last, left, state.dt)
+        trial = self.attempt(system, state.t, dt, state.theta, state)
+        ratio = _ratios(trial, state.theta, settings)
+        if field.batched and field.branch is not None:
+            jumped = field.branch(trial.theta) != field.branch(state.theta)
+            ratio = np.where(jumped.cpu().numpy(), np.nan, ratio)
+        accepted = ratio <= 1.0
+        step = BatchStep(
+            state.t,
+            np.where(last, settings.t_end, state.t + dt),
+            ratio,
+            accepted,
+            state.theta,
+            trial.theta,
+            trial.dense,
+            trial.linear_solves,
+        )
+        factor = self.controller.factors(ratio, state.ratio, state.retrying)
+        t, theta = _accepted(step)
+        cache = self.renew(system, step, trial, state) if accepted.any() else state.cache
+        return State(
+            t,
+            dt * factor,
+            theta,
+            np.where(accepted, np.maximum(ratio, 1e-4), state.ratio),
+            ~accepted,
+            cache,
+            None if field.memory is None else field.memory.value,
+            settings,
+        ), step
+
+    def init(self, field: Field, t: float, theta: Tensor, settings: Settings) -> State:
+        """The state of a lone trajectory."""
+        return self.start(replace(field, batched=False), np.array([t]), theta[None], settings)
+
+    def step(self, field: Field, state: Any) -> tuple[State, Step]:
+        """Attempts of a lone trajectory until one is accepted."""
+        lone = replace(field, batched=False)
+        attempts: list[Attempt] = []
+        solves = 0
+        while True:
+            before = state
+            state, step = self.advance(lone, before)
+            t0, t1, ratio = float(step.t0[0]), float(step.t1[0]), float(step.ratio[0])
+            accepted = bool(step.accepted[0])
+            attempts.append(Attempt(t0, t1 - t0, ratio, accepted))
+            solves += step.linear_solves
+            if accepted:
+                return state, lone_step(step, 0, tuple(attempts), solves)
+            if t0 + float(state.dt[0]) <= t0 + 4 * np.spacing(t0):
+                raise Breakdown(Status.METHOD_FAILED, "the error test fails at the smallest step")
+
+
+def lone_step(step: BatchStep, row: int, attempts: tuple[Attempt, ...], solves: int) -> Step:
+    """An accepted row of a batch as a step of its own."""
+    t0, t1 = float(step.t0[row]), float(step.t1[row])
+
+    def interpolate(times: Tensor) -> Tensor:
+        theta = step.theta0
+        x = ((times - t0) / (t1 - t0)).to(theta)
+        return step.dense(torch.full((len(x),), row, device=theta.device), x)
+
+    return Step(t0, t1, step.theta0[row], step.theta1[row], interpolate, attempts, solves)
+
+
+def column(values: np.ndarray, like: Tensor) -> Tensor:
+    """Values (B,) of the host as a column (B, 1) beside a tensor."""
+    return torch.as_tensor(values, dtype=like.dtype, device=like.device)[:, None]
+
+
+def _accepted(step: BatchStep) -> tuple[np.ndarray, Tensor]:
+    """Times and rows after an attempt: the new ones where accepted."""
+    if step.accepted.all():
+        return step.t1, step.theta1
+    where = torch.as_tensor(step.accepted, device=step.theta0.device)[:, None]
+    return np.where(step.accepted, step.t1, step.t0), torch.where(where, step.theta1, step.theta0)
+
+
+def merge(step: BatchStep, new: Tensor, old: Tensor) -> Tensor:
+    """Rows of `new` where the step was accepted, of `old` elsewhere."""
+    if step.accepted.all():
+        return new
+    where = torch.as_tensor(step.accepted, device=new.device)
+    return torch.where(where.reshape(-1, *(1 for _ in new.shape[1:])), new, old)
+
+
+def scaled_norm(vector: Tensor, scale: Tensor) -> np.ndarray:
+    """RMS (B,) of vector / scale over the parameters, on the host."""
+    norm = torch.linalg.vector_norm(vector / scale, dim=-1)
+    return norm.cpu().numpy().astype(np.float64) / vector.shape[-1] ** 0.5
+
+
+def _ratios(trial: Trial, theta: Tensor, settings: Settings) -> np.ndarray:
+    size = torch.maximum(theta.abs(), trial.theta.abs())
+    ratio = scaled_norm(trial.error, settings.atol + settings.rtol * size)
+    return np.where(np.isfinite(ratio), ratio, np.nan)
+
+
+def _first_step(
+    system: System,
+    t: np.ndarray,
+    theta: Tensor,
+    value: Tensor,
+    settings: Settings,
+    controller: Controller,
+) -> np.ndarray:
+    """First trial steps (B,) from the sizes of f and its change (Hairer et al. 1993, II.4)."""
+    scale = settings.atol + settings.rtol * theta.abs()
+    size, speed = scaled_norm(theta, scale), scaled_norm(value, scale)
+    tiny = np.minimum(1e-6, 1e-3 * (settings.t_end - t))
+    small = np.where((size < 1e-5) | (speed < 1e-5), tiny, 0.01 * size / np.maximum(speed, 1e-300))
+    small = np.minimum(small, settings.t_end - t)
+    moved = system.value(t + small, theta + column(small, theta) * value)
+    bend = scaled_norm(moved - value, scale) / small
+    bend = np.where(np.isfinite(bend), bend, 0.0)
+    fastest = np.maximum(speed, bend)
+    order = controller.error_order
+    aimed = np.where(
+        fastest <= 1e-15,
+        np.maximum(tiny, 1e-3 * small),
+        (0.01 / np.maximum(fastest, 1e-300)) ** (1.0 / order),
+    )
+    dt: np.ndarray = np.minimum(np.minimum(100 * small, aimed), settings.t_end - t)
+    return dt

@@ -1,0 +1,141 @@
+"""How phi-functions of h J act on vectors: by eigenvectors or by an exponential.
+
+An exponential integrator adds terms ``coefficient * x^k phi_k(x h J) v``, k = 1..4, at a fraction x
+of the step h. A propagator holds J and h for a batch of rows; it maps vectors (B, P) to coordinates
+in which this is cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from gflow.integrators.phi import HIGHEST, phi_functions, phi_products
+
+Term = tuple[int, float, Any]
+"""Order k, coefficient and coordinates of one term."""
+
+
+class Propagator(Protocol):
+    """J and h of a batch of rows."""
+
+    solves: int
+
+    def into(self, vector: Tensor) -> Any:
+        """Coordinates of a vector (B, P)."""
+
+    def out(self, coordinates: Any) -> Tensor:
+        """The vector (B, P) of coordinates."""
+
+    def advance(self, terms: Sequence[Term], x: float) -> Any:
+        """Sum of the terms at the fraction x of the step, one of 1/2 and 1."""
+
+    def remainder(self, difference: Tensor, increment: Any) -> Any:
+        """Coordinates of h (difference (B, P) - J increment)."""
+
+    def dense(self, terms: Sequence[Term], rows: Tensor, x: Tensor) -> Tensor:
+        """Sum of the terms at the fractions x (M,) of the steps of rows (M,), shape (M, P)."""
+
+
+class EigenPropagator:
+    """By the eigenvectors of symmetric Jacobians: every phi-function is diagonal.
+
+    Parameters
+    ----------
+    values : Tensor, shape (B, P)
+    vectors : Tensor, shape (B, P, P)
+    width : Tensor, shape (B, 1)
+        The steps h.
+    """
+
+    solves = 0
+
+    def __init__(self, values: Tensor, vectors: Tensor, width: Tensor) -> None:
+        self.vectors, self._width = vectors, width
+        self.z = width * values
+        both = phi_functions(torch.stack([self.z, 0.5 * self.z]))
+        self._phi = {1.0: both[:, 0], 0.5: both[:, 1]}
+
+    def into(self, vector: Tensor) -> Tensor:
+        """Coordinates along the eigenvectors."""
+        if len(vector) == 1:
+            return (vector[0] @ self.vectors[0])[None]
+        return (vector[:, None, :] @ self.vectors)[:, 0]
+
+    def out(self, coordinates: Tensor) -> Tensor:
+        """Back to the parameters."""
+        if len(coordinates) == 1:
+            return (self.vectors[0] @ coordinates[0])[None]
+        return (self.vectors @ coordinates[:, :, None])[:, :, 0]
+
+    def advance(self, terms: Sequence[Term], x: float) -> Tensor:
+        """Sum of the terms, elementwise."""
+        phi = self._phi[x]
+        order, factor, total = terms[0]
+        total = (factor * x**order) * phi[order - 1] * total
+        for order, factor, coordinates in terms[1:]:
+            total = torch.addcmul(total, phi[order - 1], coordinates, value=factor * x**order)
+        return total
+
+    def remainder(self, difference: Tensor, increment: Tensor) -> Tensor:
+        """The Jacobian is a factor a coordinate."""
+        return torch.addcmul(self.into(self._width * difference), self.z, increment, value=-1)
+
+    def dense(self, terms: Sequence[Term], rows: Tensor, x: Tensor) -> Tensor:
+        """The same at any fraction."""
+        phi = phi_functions(x[:, None] * self.z[rows])
+        total = torch.zeros_like(phi[0])
+        for order, factor, coordinates in terms:
+            weight = factor * x[:, None] ** order * phi[order - 1]
+            total = torch.addcmul(total, weight, coordinates[rows])
+        if len(self.vectors) == 1:
+            return total @ self.vectors[0].T
+        return (self.vectors[rows] @ total[:, :, None])[:, :, 0]
+
+
+class MatrixPropagator:
+    """By exponentials of augmented matrices, for Jacobians that are not symmetric.
+
+    Parameters
+    ----------
+    jacobian : Tensor, shape (B, P, P)
+    width : Tensor, shape (B, 1)
+        The steps h.
+    """
+
+    solves = 0
+
+    def __init__(self, jacobian: Tensor, width: Tensor) -> None:
+        self.scaled, self._width = width[:, :, None] * jacobian, width
+
+    def into(self, vector: Tensor) -> Tensor:
+        """Vectors are their own coordinates."""
+        return vector
+
+    out = into
+
+    def advance(self, terms: Sequence[Term], x: float) -> Tensor:
+        """Sum of the terms by one exponential."""
+        return phi_products(x * self.scaled, _sources(terms, lambda v: v, x))
+
+    def remainder(self, difference: Tensor, increment: Tensor) -> Tensor:
+        """One product with the matrix."""
+        product = (self.scaled @ increment[:, :, None])[:, :, 0]
+        return torch.addcmul(-product, self._width, difference)
+
+    def dense(self, terms: Sequence[Term], rows: Tensor, x: Tensor) -> Tensor:
+        """One exponential a fraction."""
+        sources = _sources(terms, lambda v: v[rows], x[:, None])
+        return phi_products(x[:, None, None] * self.scaled[rows], sources)
+
+
+def _sources(terms: Sequence[Term], pick: Any, x: Any) -> Tensor:
+    """The vectors w_k = sum of coefficient * x^k v of the terms of order k, stacked (.., 4, P)."""
+    zero = torch.zeros_like(pick(terms[0][2]))
+    sums = [zero] * HIGHEST
+    for order, factor, vector in terms:
+        sums[order - 1] = sums[order - 1] + factor * x**order * pick(vector)
+    return torch.stack(sums, dim=-2)
