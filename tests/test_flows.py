@@ -65,15 +65,39 @@ def test_the_warm_start_leaves_no_trace(path):
 
 def test_two_fields_of_one_problem_share_no_state(monkeypatch):
     problem, warm = _problem(), []
-    evaluate = problem.evaluate
-    monkeypatch.setattr(problem, "evaluate", lambda t, w: warm.append(w) or evaluate(t, w))
+    solve = problem.model.equilibrium
+    spied = lambda t, x, w: warm.append(w) or solve(t, x, w)  # noqa: E731
+    monkeypatch.setattr(problem.model, "equilibrium", spied)
     theta = torch.tensor([0.3, 0.4, 0.5], dtype=torch.float64)
     first, second = gradient_flow(problem), gradient_flow(problem)
     first(0.0, theta)
-    first(0.0, theta)
+    first(0.0, theta + 0.01)
     second(0.0, theta)
     assert warm[0] is warm[2] is None
-    assert torch.equal(warm[1], evaluate(theta).equilibrium.preactivation)
+    assert torch.equal(warm[1], solve(theta, problem.x).preactivation)
+
+
+def test_all_that_is_asked_at_one_point_takes_one_solve(monkeypatch):
+    problem, solves = _problem(), []
+    solve = problem.model.equilibrium
+    monkeypatch.setattr(problem.model, "equilibrium", lambda *a: solves.append(a) or solve(*a))
+    theta = torch.tensor([0.3, 0.4, 0.5], dtype=torch.float64)
+    field = gradient_flow(problem)
+    field(0.0, theta)
+    field.jacobian(0.0, theta)
+    field.jvp(0.0, theta, theta)
+    assert len(solves) == 1
+    field(0.0, theta.clone())
+    assert len(solves) == 2
+
+
+def test_a_batch_holds_nan_where_one_point_breaks_down():
+    problem = _problem()
+    theta = torch.tensor([[0.3, 0.4, 0.5], [0.3, 0.4, 1.25]], dtype=torch.float64)
+    field = gradient_flow(problem)
+    value = field(np.zeros(2), theta)
+    assert torch.allclose(value[0], gradient_flow(problem)(0.0, theta[0]), rtol=1e-13)
+    assert bool(value[1].isnan().all())
 
 
 def test_a_lost_equilibrium_breaks_down_with_a_reason_and_the_field_goes_on():
@@ -107,4 +131,5 @@ def test_a_theta_that_is_not_finite_breaks_down():
 def test_the_branch_is_the_models():
     field = gradient_flow(Problem(LinearDEQ(1), [1.0, 2.0], [0.0, 1.0]))
     assert [field.branch(torch.tensor([1.0, theta2])) for theta2 in (0.5, 1.0, 1.5)] == [1, 0, -1]
-    assert isinstance(field.branch(torch.tensor([1.0, 0.5])), int)
+    rows = torch.tensor([[1.0, 0.5], [1.0, 1.5]])
+    assert field.branch(rows).tolist() == [1, -1]

@@ -10,6 +10,9 @@ from torch import Tensor
 
 Jet = tuple[Tensor, ...]
 
+NEAR = 1e-3
+"""A longer last step would leave its own rounding in the root."""
+
 
 @dataclass(frozen=True)
 class Root:
@@ -31,6 +34,48 @@ class Root:
     jet: Jet
     converged: bool
     iterations: int
+
+
+def tracking_newton(
+    residual: Callable[[Tensor, Tensor | None, Jet | None], tuple[Tensor, Tensor, Jet]],
+    start: Tensor,
+    bend: float,
+    tolerance: float,
+    max_iterations: int = 4,
+) -> Root | None:
+    """Root near a good first guess by plain Newton, without a last evaluation that only checks.
+
+    After a step ds the residual is at most ``bend * ds^2`` by Taylor's theorem; where that is
+    within the tolerance the iteration ends.
+
+    Parameters
+    ----------
+    residual : callable
+        Maps points (..., n), the step that led there and the jet before it (both None at first) to
+        the residual, its slope and a new jet.
+    start : Tensor, shape (..., n)
+    bend : float
+        Half of the largest second derivative of the residual.
+    tolerance : float
+        Residual, or step, that counts as zero.
+    max_iterations : int
+
+    Returns
+    -------
+    Root or None
+        None if the guess was not good enough, or something is not finite.
+    """
+    point, step, jet = start, None, None
+    for iteration in range(1, max_iterations + 1):
+        value, slope, jet = residual(point, step, jet)
+        step = -value / slope
+        size = float(step.abs().amax())
+        if size <= tolerance:
+            return Root(point, jet, True, iteration)
+        point = point + step
+        if size <= NEAR and bend * size * size <= tolerance:
+            return Root(point, residual(point, step, jet)[2], True, iteration + 1)
+    return None
 
 
 def safeguarded_newton(

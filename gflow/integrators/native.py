@@ -82,9 +82,8 @@ class System:
         if self.field.autonomous:
             return None
         step = 1e-8 * np.maximum(np.abs(t), 1.0)
-        later = t + step
-        width = torch.as_tensor(later - t, dtype=theta.dtype, device=theta.device)[:, None]
-        return (self.value(later, theta) - value) / width
+        aside = np.where(t > step, t - step, t + step)  # never beyond the end
+        return (self.value(aside, theta) - value) / column(aside - t, theta)
 
     def _differences(self, t: np.ndarray, theta: Tensor) -> Tensor:
         start, columns = self.value(t, theta), []

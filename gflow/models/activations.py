@@ -6,7 +6,7 @@ A new activation is one function and one line of :data:`ACTIVATIONS`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,29 +27,65 @@ class Activation:
         As the user wrote it.
     jet : callable
         Maps points and an order 1 or 2 to (value, slope[, curvature]); shared work is done once.
+        Where `by_tanh`, tanh of the points may be given as a third argument.
     slope_min, slope_max : float
         Infimum and supremum of the slope over the real line.
     kinks : tuple of float
         Points where the slope jumps; derivatives there are the right-hand ones.
+    by_tanh : bool
+        Whether everything follows from tanh of the points.
+    curvature_max : float
+        Supremum of |curvature|; infinite where there are kinks.
+    epsilon : float or Tensor, shape (B, 1), optional
+        The parameter of ``weak-tanh``; a tensor has one for each row of a batch.
     """
 
     name: str
-    jet: Callable[[Tensor, int], Jet]
+    jet: Callable[..., Jet]
     slope_min: float
-    slope_max: float
+    slope_max: float | Tensor
     kinks: tuple[float, ...] = ()
+    by_tanh: bool = False
+    curvature_max: float | Tensor = math.inf
+    epsilon: float | Tensor | None = None
 
     def __call__(self, s: Tensor) -> Tensor:
         """The value at `s`."""
         return self.jet(s, 1)[0]
+
+    @property
+    def family(self) -> str:
+        """Activations of equal family can be stacked."""
+        return self.name if self.epsilon is None else "weak-tanh"
+
+    def stack(self, activations: Sequence[Activation], like: Tensor) -> Activation:
+        """One activation whose row i is activations[i], all of this one's family."""
+        if len({a.name for a in activations}) == 1:
+            return self
+        return _weak("weak-tanh", like.new_tensor([[a.epsilon] for a in activations]))
+
+    def select(self, rows: Tensor) -> Activation:
+        """The activation of some rows (K,) of a batch."""
+        return _weak(self.name, self.epsilon[rows]) if isinstance(self.epsilon, Tensor) else self
 
 
 def _identity(s: Tensor, order: int) -> Jet:
     return (s, torch.ones_like(s), torch.zeros_like(s))[: order + 1]
 
 
-def _tanh(s: Tensor, order: int) -> Jet:
-    value = torch.tanh(s)
+def moved_tanh(tanh: Tensor, step: Tensor) -> Tensor:
+    """tanh(s + step) from tanh(s) by the addition theorem, for steps up to :data:`SMALL_STEP`."""
+    change = torch.addcmul(step, step, step * step, value=-1 / 3)
+    return (tanh + change) / torch.addcmul(_ONE.to(tanh), tanh, change)
+
+
+SMALL_STEP = 5e-4
+"""Steps whose tanh is step - step^3 / 3 to rounding: the next term is below 5e-18."""
+_ONE = torch.ones(())
+
+
+def _tanh(s: Tensor, order: int, tanh: Tensor | None = None) -> Jet:
+    value = torch.tanh(s) if tanh is None else tanh
     slope = 1.0 - value * value
     return (value, slope) if order == 1 else (value, slope, -2.0 * value * slope)
 
@@ -82,28 +118,40 @@ def _leaky(negative_slope: float) -> Callable[[Tensor, int], Jet]:
     return jet
 
 
-def _weak_tanh(epsilon: float) -> Callable[[Tensor, int], Jet]:
-    def jet(s: Tensor, order: int) -> Jet:
-        value, *rest = _tanh(s, order)
-        slopes = [epsilon * derivative for derivative in rest]
-        return (s + epsilon * value, 1.0 + slopes[0], *slopes[1:])
+def _weak(name: str, epsilon: float | Tensor) -> Activation:
+    def jet(s: Tensor, order: int, tanh: Tensor | None = None) -> Jet:
+        value = torch.tanh(s) if tanh is None else tanh
+        slope = epsilon - epsilon * value * value
+        jet = (s + epsilon * value, 1.0 + slope)
+        return jet if order == 1 else (*jet, -2.0 * value * slope)
 
-    return jet
+    bend = epsilon * _TANH_CURVATURE
+    return Activation(
+        name, jet, 1.0, 1.0 + epsilon, by_tanh=True, curvature_max=bend, epsilon=epsilon
+    )
 
 
+_TANH_CURVATURE = 4 / (3 * math.sqrt(3))
+"""Largest curvature of tanh, at tanh s = 1/sqrt(3)."""
 _GELU_OVERSHOOT = 0.5 * math.erfc(-1.0) + math.exp(-1.0) / math.sqrt(math.pi)
 """Slope of gelu at sqrt(2), where its curvature vanishes: the largest slope, 1.1289."""
 
 ACTIVATIONS: dict[str, Activation] = {
     a.name: a
     for a in (
-        Activation("identity", _identity, 1.0, 1.0),
-        Activation("tanh", _tanh, 0.0, 1.0),
-        Activation("sigmoid", _sigmoid, 0.0, 0.25),
+        Activation("identity", _identity, 1.0, 1.0, curvature_max=0.0),
+        Activation("tanh", _tanh, 0.0, 1.0, by_tanh=True, curvature_max=_TANH_CURVATURE),
+        Activation("sigmoid", _sigmoid, 0.0, 0.25, curvature_max=_TANH_CURVATURE / 8),
         Activation("relu", _leaky(0.0), 0.0, 1.0, kinks=(0.0,)),
         Activation("leaky-relu", _leaky(0.01), 0.01, 1.0, kinks=(0.0,)),
-        Activation("gelu", _gelu, 1.0 - _GELU_OVERSHOOT, _GELU_OVERSHOOT),
-        Activation("softplus", _softplus, 0.0, 1.0),
+        Activation(
+            "gelu",
+            _gelu,
+            1.0 - _GELU_OVERSHOOT,
+            _GELU_OVERSHOOT,
+            curvature_max=math.sqrt(2.0 / math.pi),
+        ),
+        Activation("softplus", _softplus, 0.0, 1.0, curvature_max=0.25),
     )
 }
 """The activations without a parameter; ``weak-tanh:E`` is u + E tanh u."""
@@ -128,7 +176,7 @@ def parse_activation(text: str | Activation) -> Activation:
         except ValueError:
             epsilon = math.nan
         if 0 < epsilon < math.inf:
-            return Activation(text, _weak_tanh(epsilon), 1.0, 1.0 + epsilon)
+            return _weak(text, epsilon)
     raise ProblemError(
         f'activation is "{text}"; it must be one of {", ".join(ACTIVATIONS)} or weak-tanh:E with a '
         "positive number E (as in weak-tanh:0.25)."

@@ -9,12 +9,14 @@ Contract
 3. ``pullback`` is linear in the cotangent dL/dy; the loss belongs to the problem.
 4. ``pullback_jacobian`` and ``pullback_jvp`` differentiate exactly what ``pullback`` returns, for
    every backward: the field's true Jacobian, a Hessian only for ``exact``.
-5. ``branch`` labels solution branches: a continuous trajectory can never change it.
+5. Inputs may have a batch shape too, (..., n, d), one data set for each theta.
+6. ``branch`` labels solution branches: a continuous trajectory can never change it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -37,6 +39,8 @@ class Equilibrium:
         sigma'(s).
     valid : Tensor of bool, shape (...)
         Whether the equilibrium exists, is unique and was reached.
+    core : Tensor or None, shape (..., n)
+        What the model wants to keep of the activation's evaluation.
     """
 
     theta: Tensor
@@ -44,6 +48,7 @@ class Equilibrium:
     preactivation: Tensor
     slope: Tensor
     valid: Tensor
+    core: Tensor | None = None
 
 
 class Model(ABC):
@@ -63,6 +68,19 @@ class Model(ABC):
     def n_parameters(self) -> int:
         """P, the length of theta."""
         return len(self.parameter_names)
+
+    @property
+    def family(self) -> object:
+        """Models of equal family can be stacked; by default those written alike."""
+        return repr(self)
+
+    def stack(self, models: Sequence[Model], like: Tensor) -> Model:
+        """One model whose row i is models[i], all of this one's family; tensors like `like`."""
+        return self
+
+    def select(self, rows: Tensor) -> Model:
+        """The model of some rows (K,) of a batch."""
+        return self
 
     @abstractmethod
     def equilibrium(self, theta: Tensor, x: Tensor, warm: Tensor | None = None) -> Equilibrium:

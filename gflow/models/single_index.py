@@ -10,13 +10,17 @@ With s = theta1 . x + theta2 y, J = theta2 sigma'(s), r = 1 / (1 - J) and W = (x
 
 from __future__ import annotations
 
+import copy
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from gflow.equilibrium.adjoint import Backward
-from gflow.equilibrium.solvers import Jet, safeguarded_newton
+from gflow.equilibrium.solvers import Jet, Root, safeguarded_newton, tracking_newton
 from gflow.errors import ProblemError
-from gflow.models.activations import Activation, parse_activation
+from gflow.models.activations import SMALL_STEP, Activation, moved_tanh, parse_activation
 from gflow.models.base import Equilibrium, Model
 
 
@@ -62,28 +66,82 @@ class SingleIndexDEQ(Model):
         """``theta1[0]`` to ``theta1[d-1]`` and ``theta2``."""
         return (*(f"theta1[{i}]" for i in range(self.dim)), "theta2")
 
+    @property
+    def family(self) -> object:
+        """Models whose activations are alike but for a parameter."""
+        return type(self), self.dim, self.activation.family
+
+    def stack(self, models: Sequence[Model], like: Tensor) -> Model:
+        """The model with the activations of all, one a row."""
+        activations = [m.activation for m in models if isinstance(m, SingleIndexDEQ)]
+        return self._with(self.activation.stack(activations, like))
+
+    def select(self, rows: Tensor) -> Model:
+        """The model of some rows (K,)."""
+        return self._with(self.activation.select(rows))
+
+    def _with(self, activation: Activation) -> Model:
+        if activation is self.activation:
+            return self
+        other = copy.copy(self)
+        other.activation = activation
+        return other
+
     def _slope_bounds(self, theta2: Tensor) -> tuple[Tensor, Tensor]:
-        """Bounds of 1 - theta2 sigma' over the real line, shape of `theta2`."""
+        """Bounds of 1 - theta2 sigma' over the real line, for theta2 (..., 1)."""
         ends = 1.0 - theta2 * self.activation.slope_min, 1.0 - theta2 * self.activation.slope_max
         return torch.minimum(*ends), torch.maximum(*ends)
 
     def admissible(self, theta: Tensor) -> Tensor:
         """Whether theta (..., P) is finite and its equilibrium unique, shape (...)."""
-        low, high = self._slope_bounds(theta[..., -1])
-        return torch.isfinite(theta).all(-1) & (low * high > 0)
+        low, high = self._slope_bounds(theta[..., -1:])
+        return torch.isfinite(theta).all(-1) & (low * high > 0)[..., 0]
 
     def equilibrium(self, theta: Tensor, x: Tensor, warm: Tensor | None = None) -> Equilibrium:
-        """Solve F(s) = s - theta1.x - theta2 sigma(s) = 0 by a safeguarded Newton in s."""
+        """Solve F(s) = s - theta1.x - theta2 sigma(s) = 0 by Newton in s, safeguarded if need be."""
         valid = self.admissible(theta)
-        safe = theta if bool(valid.all()) else torch.where(valid[..., None], theta, 0.0)
-        linear, theta2 = safe[..., :-1] @ x.T, safe[..., -1:]
-        start = linear if warm is None else torch.where(torch.isfinite(warm), warm, linear)
-        rounding = 8.0 * torch.finfo(theta.dtype).eps
+        everywhere = bool(valid.all())
+        safe = theta if everywhere else torch.where(valid[..., None], theta, 0.0)
+        linear, theta2 = _along(safe[..., :-1], x), safe[..., -1:]
+        root = None if warm is None else self._track(linear, theta2, warm)
+        if root is None:
+            start = linear if warm is None else torch.where(torch.isfinite(warm), warm, linear)
+            root, reached = self._search(linear, theta2, start)
+            valid = valid if reached is None else valid & reached
+            everywhere = everywhere and reached is None
+        output, slope, core = root.jet
+        if not everywhere:
+            output = torch.where(valid[..., None], output, torch.nan)
+        return Equilibrium(theta, output, root.point, slope, valid, core)
+
+    def _track(self, linear: Tensor, theta2: Tensor, warm: Tensor) -> Root | None:
+        """The root near a warm start, None if that is not near enough."""
+        activation = self.activation
+        bend = 0.5 * float((theta2 * activation.curvature_max).abs().amax())
+        if not math.isfinite(bend):
+            return None
+
+        def residual(s: Tensor, step: Tensor | None, jet: Jet | None) -> tuple[Tensor, Tensor, Jet]:
+            core = None
+            if activation.by_tanh:
+                near = step is not None and float(step.abs().amax()) <= SMALL_STEP
+                core = moved_tanh(jet[2], step) if near else torch.tanh(s)
+            value, slope = activation.jet(s, 1, core) if core is not None else activation.jet(s, 1)
+            gap = torch.addcmul(s - linear, theta2, value, value=-1)
+            return gap, 1.0 - theta2 * slope, (value, slope, core)
+
+        return tracking_newton(residual, warm, bend, 8.0 * torch.finfo(linear.dtype).eps)
+
+    def _search(
+        self, linear: Tensor, theta2: Tensor, start: Tensor
+    ) -> tuple[Root, Tensor | None]:
+        """The root from anywhere, and which rows reached it (None: all did)."""
+        rounding = 8.0 * torch.finfo(linear.dtype).eps
         scale = rounding * (1.0 + linear.abs())
 
         def residual(s: Tensor) -> tuple[Tensor, Tensor, Jet]:
-            value, slope = jet = self.activation.jet(s, 1)
-            return s - linear - theta2 * value, 1.0 - theta2 * slope, jet
+            value, slope = self.activation.jet(s, 1)
+            return s - linear - theta2 * value, 1.0 - theta2 * slope, (value, slope, None)
 
         bounds = self._slope_bounds(theta2)
         at_zero = linear + theta2 * self.activation(linear.new_zeros(()))
@@ -91,21 +149,15 @@ class SingleIndexDEQ(Model):
         root = safeguarded_newton(
             residual, start, bracket, *bounds, lambda s: scale + rounding * s.abs()
         )
-        output, slope = root.jet
-        if not root.converged:
-            gap, allowed = (
-                residual(root.point)[0].abs(),
-                1e4 * (scale + rounding * root.point.abs()),
-            )
-            valid = valid & (gap <= allowed).all(-1)
-        if safe is not theta or not root.converged:
-            output = torch.where(valid[..., None], output, torch.nan)
-        return Equilibrium(theta, output, root.point, slope, valid)
+        if root.converged:
+            return root, None
+        gap, allowed = residual(root.point)[0].abs(), 1e4 * (scale + rounding * root.point.abs())
+        return root, (gap <= allowed).all(-1)
 
     def residual(self, equilibrium: Equilibrium, x: Tensor) -> Tensor:
         """max_i |y_i - sigma(theta1 . x_i + theta2 y_i)|."""
         theta, output = equilibrium.theta, equilibrium.output
-        s = theta[..., :-1] @ x.T + theta[..., -1:] * output
+        s = _along(theta[..., :-1], x) + theta[..., -1:] * output
         return (output - self.activation(s)).abs().amax(-1)
 
     def conditioning(self, equilibrium: Equilibrium) -> Tensor:
@@ -127,11 +179,15 @@ class SingleIndexDEQ(Model):
     ) -> Tensor:
         """Sum_i alpha W W^T + beta W e_P^T + gamma e_P W^T, shape (..., P, P)."""
         alpha, beta, gamma = self._curvature(equilibrium, first, second, backward)
-        output = equilibrium.output
-        features = torch.cat([x.expand(*output.shape, self.dim), output[..., None]], dim=-1)
-        matrix = (features * alpha[..., None]).transpose(-1, -2) @ features
-        matrix[..., :, -1] += _weighted(beta, output, x)
-        matrix[..., -1, :] += _weighted(gamma, output, x)
+        output, d = equilibrium.output, self.dim
+        bent = alpha * output
+        matrix = output.new_empty(*output.shape[:-1], d + 1, d + 1)
+        matrix[..., :d, :d] = (x * alpha[..., None]).mT @ x
+        column = _weighted(bent + beta, output, x)
+        matrix[..., :, d] = column
+        row = column if gamma is beta else _weighted(bent + gamma, output, x)
+        matrix[..., d, :d] = row[..., :d]
+        matrix[..., d, d] += (gamma * output).sum(-1)
         return matrix
 
     def pullback_jvp(
@@ -146,7 +202,7 @@ class SingleIndexDEQ(Model):
         """The same applied to a vector: two passes over the data, no P x P matrix."""
         alpha, beta, gamma = self._curvature(equilibrium, first, second, backward)
         output = equilibrium.output
-        along = vector[..., :-1] @ x.T + vector[..., -1:] * output
+        along = _along(vector[..., :-1], x) + vector[..., -1:] * output
         product = _weighted(alpha * along + beta * vector[..., -1:], output, x)
         product[..., -1] += (gamma * along).sum(-1)
         return product
@@ -160,9 +216,14 @@ class SingleIndexDEQ(Model):
         dw = (sigma'' r B + sigma' B' theta2 sigma'' r) W + sigma'^2 B' e_P.
         """
         theta2, slope = equilibrium.theta[..., -1:], equilibrium.slope
-        curvature = self.activation.jet(equilibrium.preactivation, 2)[2]
+        known = () if equilibrium.core is None else (equilibrium.core,)
+        curvature = self.activation.jet(equilibrium.preactivation, 2, *known)[2]
         jacobian = theta2 * slope
         inverse = 1.0 / (1.0 - jacobian)
+        if backward.exact:  # B = r and B' = r^2
+            pulled = slope * inverse
+            beta = first * pulled * pulled
+            return second * pulled * pulled + first * curvature * inverse**3, beta, beta
         factor, derivative = backward.factor(jacobian), backward.derivative(jacobian)
         bend = curvature * inverse * (factor + jacobian * derivative)
         alpha = second * slope * inverse * slope * factor + first * bend
@@ -172,8 +233,8 @@ class SingleIndexDEQ(Model):
 
     def branch(self, theta: Tensor) -> Tensor:
         """The sign of 1 - theta2 sigma' where it is one, 0 elsewhere."""
-        low, high = self._slope_bounds(theta[..., -1])
-        return torch.where(low * high > 0, torch.sign(low), 0.0)
+        low, high = self._slope_bounds(theta[..., -1:])
+        return torch.where(low * high > 0, torch.sign(low), 0.0)[..., 0]
 
     def sphere_radius(self, theta: Tensor) -> Tensor:
         """R = sqrt(|theta1|^2 + (1 - theta2)^2); conserved for the identity only ([DR] Thm 3.1)."""
@@ -184,11 +245,11 @@ class SingleIndexDEQ(Model):
 
     def singular_distance(self, theta: Tensor) -> Tensor:
         """Distance in theta2 to the edge of the region where the fixed point is unique."""
-        theta2, activation = theta[..., -1], self.activation
+        theta2, activation = theta[..., -1:], self.activation
         distance = (theta2 - 1.0 / activation.slope_max).abs()
-        if activation.slope_min == 0:
-            return distance
-        return torch.minimum(distance, (theta2 - 1.0 / activation.slope_min).abs())
+        if activation.slope_min != 0:
+            distance = torch.minimum(distance, (theta2 - 1.0 / activation.slope_min).abs())
+        return distance[..., 0]
 
     def explain_loss_of_equilibrium(self, theta: Tensor) -> str:
         """Name the bound that theta2 violates."""
@@ -196,7 +257,7 @@ class SingleIndexDEQ(Model):
             return "theta is not finite"
         theta2, name = float(theta[..., -1]), self.activation.name
         if not bool(self.admissible(theta)):
-            low, high = (float(bound) for bound in self._slope_bounds(theta[..., -1]))
+            low, high = (float(bound) for bound in self._slope_bounds(theta[..., -1:]))
             return (
                 f"at theta2 = {theta2:.6g} the slope 1 - theta2 sigma' of the fixed-point equation "
                 f"runs from {low:.3g} to {high:.3g}, so the {name} DEQ has no unique fixed point"
@@ -206,4 +267,10 @@ class SingleIndexDEQ(Model):
 
 def _weighted(weights: Tensor, output: Tensor, x: Tensor) -> Tensor:
     """Sum_i weights_i (x_i, y_i), shape (..., P)."""
-    return torch.cat([weights @ x, (weights * output).sum(-1, keepdim=True)], dim=-1)
+    inner = weights @ x if x.ndim == 2 else (weights[..., None, :] @ x)[..., 0, :]
+    return torch.cat([inner, (weights * output).sum(-1, keepdim=True)], dim=-1)
+
+
+def _along(vector: Tensor, x: Tensor) -> Tensor:
+    """vector . x_i for all inputs, shape (..., n)."""
+    return vector @ x.T if x.ndim == 2 else (vector[..., None, :] @ x.mT)[..., 0, :]
