@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -46,12 +47,18 @@ class Activation:
     slope_max: float | Tensor
     kinks: tuple[float, ...] = ()
     by_tanh: bool = False
-    curvature_max: float | Tensor = math.inf
+    curvature_max: float = math.inf
     epsilon: float | Tensor | None = None
 
     def __call__(self, s: Tensor) -> Tensor:
         """The value at `s`."""
         return self.jet(s, 1)[0]
+
+    @cached_property
+    def steepest(self) -> float:
+        """The largest slope, of all rows if there are several."""
+        top = self.slope_max
+        return float(top.max()) if isinstance(top, Tensor) else top
 
     @property
     def family(self) -> str:
@@ -125,7 +132,8 @@ def _weak(name: str, epsilon: float | Tensor) -> Activation:
         jet = (s + epsilon * value, 1.0 + slope)
         return jet if order == 1 else (*jet, -2.0 * value * slope)
 
-    bend = epsilon * _TANH_CURVATURE
+    largest = float(epsilon.max()) if isinstance(epsilon, Tensor) else epsilon
+    bend = largest * _TANH_CURVATURE
     return Activation(
         name, jet, 1.0, 1.0 + epsilon, by_tanh=True, curvature_max=bend, epsilon=epsilon
     )

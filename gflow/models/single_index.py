@@ -117,9 +117,10 @@ class SingleIndexDEQ(Model):
     def _track(self, linear: Tensor, theta2: Tensor, warm: Tensor) -> Root | None:
         """The root near a warm start, None if that is not near enough."""
         activation = self.activation
-        bend = 0.5 * float((theta2 * activation.curvature_max).abs().amax())
-        if not math.isfinite(bend):
+        if math.isinf(activation.curvature_max):
             return None
+        largest = float(theta2.abs().amax())
+        bend, steepest = 0.5 * largest * activation.curvature_max, 1 + largest * activation.steepest
 
         def residual(s: Tensor, step: Tensor | None, jet: Jet | None) -> tuple[Tensor, Tensor, Jet]:
             core = None
@@ -130,11 +131,10 @@ class SingleIndexDEQ(Model):
             gap = torch.addcmul(s - linear, theta2, value, value=-1)
             return gap, 1.0 - theta2 * slope, (value, slope, core)
 
-        return tracking_newton(residual, warm, bend, 8.0 * torch.finfo(linear.dtype).eps)
+        rounding = 8.0 * torch.finfo(linear.dtype).eps
+        return tracking_newton(residual, warm, bend, rounding / steepest)
 
-    def _search(
-        self, linear: Tensor, theta2: Tensor, start: Tensor
-    ) -> tuple[Root, Tensor | None]:
+    def _search(self, linear: Tensor, theta2: Tensor, start: Tensor) -> tuple[Root, Tensor | None]:
         """The root from anywhere, and which rows reached it (None: all did)."""
         rounding = 8.0 * torch.finfo(linear.dtype).eps
         scale = rounding * (1.0 + linear.abs())
