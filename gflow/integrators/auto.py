@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gflow.errors import MethodError
 from gflow.integrators.base import Breakdown, Field, Method
+from gflow.integrators.native import NativeMethod
 from gflow.integrators.registry import METHODS, resolve
+from gflow.integrators.stiffness import DENSE_LIMIT, StiffnessWatch, Switching, fastest_rates
 
-DENSE_LIMIT = 500
-"""Parameters up to which a dense Jacobian is affordable."""
 STIFF = 500.0
 """Rate times length of the interval beyond which explicit steps are limited by stability."""
-POWER_ITERATIONS = 20
+TIGHT = 1e-7
+"""Tolerances below this are left to methods of high order."""
+STABLE = 3.5
+"""Step times rate at which tsit5 leaves its region of stability."""
+MANY = 64
+"""Rows from which an exponential step costs several explicit ones: eigenvalues come one by one."""
+
+
+@dataclass(frozen=True)
+class EnsembleChoice:
+    """A method for an ensemble, why, and which rows it hands over to which other method."""
+
+    method: Method
+    reason: str
+    switch: StiffnessWatch | None = None
+    other: NativeMethod | None = None
 
 
 def choose(
@@ -38,67 +55,100 @@ def choose(
     MethodError
         If the name is unknown, or `rtol` is below what the dtype can hold.
     """
+    _check_rtol(theta0, rtol)
+    if str(name).lower() != "auto":
+        method = resolve(name)
+        return method, f"{method.info.name}, as asked"
+    try:
+        rates = fastest_rates(replace(field, batched=False), np.zeros(1), theta0[None])
+        rate = None if rates is None else float(rates[0])
+    except (Breakdown, RuntimeError):
+        rate = math.nan
+    method, reason = _lone_choice(field, theta0, t_end, rtol, rate)
+    return method, f"auto chose {method.info.name}: {reason}"
+
+
+def choose_ensemble(
+    name: str, field: Field, theta0: Tensor, t_end: float, rtol: float
+) -> EnsembleChoice:
+    """The same for rows (B, P) of a batched field.
+
+    Raises
+    ------
+    MethodError
+        As for :func:`choose`.
+    """
+    _check_rtol(theta0, rtol)
+    if str(name).lower() != "auto":
+        method = resolve(name)
+        return EnsembleChoice(method, f"{method.info.name}, as asked")
+    other, watch = _other(field, theta0, rtol)
+    pair = _native("tsit5")
+    rates = fastest_rates(field, np.zeros(len(theta0)), theta0)
+    known = None if rates is None else rates[torch.isfinite(rates)]
+    if known is None or not len(known):
+        return EnsembleChoice(
+            pair, "auto chose native:tsit5: every trajectory has its own step", watch, other
+        )
+    steps = float(known.median()) * t_end / STABLE
+    measured = f"half of the trajectories are limited by stability to at least {steps:.3g} steps"
+    if math.isfinite(t_end) and steps > watch.patience:
+        name = other.info.name
+        return EnsembleChoice(other, f"auto chose {name}: stiff ({measured})")
+    reason = f"not stiff as a whole ({measured}); {other.info.name} takes over where it is"
+    return EnsembleChoice(pair, f"auto chose native:tsit5: {reason}", watch, other)
+
+
+def _lone_choice(
+    field: Field, theta0: Tensor, t_end: float, rtol: float, rate: float | None
+) -> tuple[Method, str]:
+    size = theta0.numel()
+    on_host = theta0.device.type == "cpu" and theta0.dtype == torch.float64 and size <= DENSE_LIMIT
+    if rate is None:
+        if on_host:
+            reason = "the field offers no Jacobian, and LSODA finds stiffness itself"
+            return METHODS["scipy:LSODA"], reason
+        return _watched(field, theta0, rtol), f"no Jacobian is known and P = {size} is large"
+    if math.isnan(rate):
+        return _watched(field, theta0, rtol), "the stiffness could not be measured at the start"
+    stiffness = rate * t_end if rate > 0 else 0.0
+    measured = f"fastest rate {rate:.3g} times t_end {t_end:.3g} is {stiffness:.3g}"
+    if stiffness <= STIFF:
+        reason = f"not stiff ({measured}, at most {STIFF:g})"
+        if on_host and rtol < TIGHT:
+            return METHODS["scipy:DOP853"], reason
+        return _watched(field, theta0, rtol), reason
+    if on_host and rtol < TIGHT:
+        return METHODS["scipy:LSODA"], f"stiff ({measured}) and rtol {rtol:g} asks for high order"
+    other, _ = _other(field, theta0, rtol)
+    why = "allows the exact Jacobian" if size <= DENSE_LIMIT else "is too many for a dense one"
+    return other, f"stiff ({measured}) and P = {size} {why}"
+
+
+def _other(field: Field, theta0: Tensor, rtol: float) -> tuple[NativeMethod, StiffnessWatch]:
+    """The native method for stiff flows, and when it should take over."""
+    rows = len(theta0) if theta0.ndim == 2 else 1
+    steps = 5.0 * rtol**-0.25  # what a method of order 4 was seen to take
+    if field.jacobian is not None and theta0.shape[-1] <= DENSE_LIMIT:
+        return _native("exprb43"), StiffnessWatch(steps * (6.0 if rows >= MANY else 1.5))
+    return _native("rkc2"), StiffnessWatch(steps)
+
+
+def _watched(field: Field, theta0: Tensor, rtol: float) -> Method:
+    other, watch = _other(field, theta0, rtol)
+    return Switching(_native("tsit5"), other, watch)
+
+
+def _native(name: str) -> NativeMethod:
+    method = METHODS[f"native:{name}"]
+    assert isinstance(method, NativeMethod)
+    return method
+
+
+def _check_rtol(theta0: Tensor, rtol: float) -> None:
     floor = 1e-13 if theta0.dtype == torch.float64 else 1e-5
     if not floor <= rtol < 1:
         raise MethodError(
             f"rtol is {rtol:g}; in {str(theta0.dtype).removeprefix('torch.')} it must be at least "
             f"{floor:g} and below 1."
         )
-    if str(name).lower() != "auto":
-        method = resolve(name)
-        return method, f"{method.info.name}, as asked"
-    chosen, reason = _auto(field, theta0, t_end, rtol)
-    return METHODS[chosen], f"auto chose {chosen}: {reason}"
-
-
-def _auto(field: Field, theta0: Tensor, t_end: float, rtol: float) -> tuple[str, str]:
-    size = theta0.numel()
-    explicit = _explicit(theta0, rtol)
-    try:
-        rate = _fastest_rate(field, theta0)
-    except (Breakdown, RuntimeError):
-        return explicit, "the stiffness could not be measured at the start"
-    if rate is None:
-        if size <= DENSE_LIMIT:
-            return "scipy:LSODA", "the field offers no Jacobian, and LSODA finds stiffness itself"
-        return explicit, f"no Jacobian is known and P = {size} is too many for a dense one"
-    stiffness = rate * t_end if rate > 0 else 0.0
-    measured = f"fastest rate {rate:.3g} times t_end {t_end:.3g} is {stiffness:.3g}"
-    if stiffness <= STIFF:
-        return explicit, f"not stiff ({measured}, at most {STIFF:g})"
-    if size <= DENSE_LIMIT:
-        return "scipy:LSODA", f"stiff ({measured}) and P = {size} allows the exact Jacobian"
-    return explicit, (
-        f"stiff ({measured}) but P = {size} exceeds {DENSE_LIMIT}, too many for a dense Jacobian; "
-        f"stability will cost about {2 * stiffness:.2g} field evaluations"
-    )
-
-
-def _explicit(theta0: Tensor, rtol: float) -> str:
-    on_host = theta0.device.type == "cpu" and theta0.dtype == torch.float64
-    if on_host and theta0.numel() <= DENSE_LIMIT:
-        return "scipy:DOP853" if rtol < 1e-4 else "scipy:RK45"
-    return "torchdiffeq:dopri5"
-
-
-def _fastest_rate(field: Field, theta: Tensor) -> float | None:
-    """Largest |eigenvalue| of the Jacobian at the start, None if the field offers neither form."""
-    if field.jacobian is not None and theta.numel() <= DENSE_LIMIT:
-        matrix = field.jacobian(0.0, theta)
-        if not bool(torch.isfinite(matrix).all()):
-            raise RuntimeError("the Jacobian is not finite")
-        values = torch.linalg.eigvalsh(matrix) if field.symmetric else torch.linalg.eigvals(matrix)
-        return float(values.abs().max())
-    if field.jvp is None:
-        return None
-    vector = torch.ones_like(theta) / math.sqrt(theta.numel())
-    rate = 0.0
-    for _ in range(POWER_ITERATIONS):
-        image = field.jvp(0.0, theta, vector)
-        rate = float(torch.linalg.vector_norm(image))
-        if not math.isfinite(rate):
-            raise RuntimeError("the Jacobian is not finite")
-        if rate == 0:
-            break
-        vector = image / rate
-    return rate

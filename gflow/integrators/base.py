@@ -220,6 +220,10 @@ class Method(ABC):
     def step(self, field: Field, state: Any) -> tuple[Any, Step]:
         """The next state and the accepted step that led to it."""
 
+    def label(self, state: Any) -> str:
+        """What to call the method that has come to this state."""
+        return self.info.name
+
 
 def uniform_grid(step_size: float, length: float) -> tuple[float, float]:
     """The step of a uniform grid over an interval and the number of steps, which may be infinite.

@@ -126,6 +126,7 @@ class _Run:
         self.t, self.theta = t0, theta0
         self.log: list[LoggedStep] = []
         self.linear_solves = self.retries = 0
+        self.label = method.info.name
         self.raw = field
         self.branch = None if field.branch is None else int(field.branch(theta0))
 
@@ -154,6 +155,7 @@ class _Run:
                         return Status.STALLED, f"the next step leads to t = {step.t1:.3g}"
                     status, step = self._locate(targets, step)
                     self._accept(step, meter, observers)
+                    self.label = self.method.label(state)
                 except Breakdown as breakdown:
                     retry = self._retry(breakdown, meter.furthest)
                     if retry is None:
@@ -325,7 +327,7 @@ def integrate_field(
         linear_solves=run.linear_solves,
         jvps=meter.jvps,
         wall_seconds=time.perf_counter() - began,
-        method=method.info.name,
+        method=run.label,
         path=path if dense else None,
     )
 

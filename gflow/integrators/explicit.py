@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from gflow.integrators.native import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tableau:
     """Coefficients of an embedded pair whose last stage is the next step's first.
 
@@ -59,6 +60,19 @@ class Tableau:
             raise ValueError("the tableau violates its own identities")
 
 
+    @lru_cache(maxsize=8)  # noqa: B019 - tableaus live as long as the program
+    def tensors(
+        self, dtype: torch.dtype, device: torch.device
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """Rows of a from the second stage on, error weights, and dense weights (D, S)."""
+        rows = tuple(torch.tensor(row, dtype=dtype, device=device) for row in self.a[1:])
+        others = (torch.tensor(x, dtype=dtype, device=device) for x in (self.error, self.dense.T))
+        return (rows, *others)
+
+
+_POWERS = torch.arange(1, 5)
+
+
 class ExplicitPair(NativeMethod):
     """An explicit pair with a shared last and first stage.
 
@@ -82,19 +96,18 @@ class ExplicitPair(NativeMethod):
     ) -> Trial:
         """All stages in one tensor, each stage's increment one product with its row."""
         tableau, width = self.tableau, column(dt, theta)
+        rows_of_a, error_weights, dense_weights = tableau.tensors(theta.dtype, theta.device)
         stages = theta.new_empty(len(tableau.c), *theta.shape)
         stages[0] = state.cache["value"]
         flat, point = stages.flatten(1), theta
-        for i in range(1, len(tableau.c)):
-            row = theta.new_tensor(tableau.a[i])
+        for i, row in enumerate(rows_of_a, start=1):
             point = torch.addcmul(theta, width, (row @ flat[:i]).view_as(theta))
             stages[i] = system.value(t + tableau.c[i] * dt, point)
-        error = width * (theta.new_tensor(tableau.error) @ flat).view_as(theta)
+        error = width * (error_weights @ flat).view_as(theta)
 
         def dense(rows: Tensor, x: Tensor) -> Tensor:
-            powers = torch.stack([x**k for k in range(1, tableau.dense.shape[1] + 1)])
-            weights = theta.new_tensor(tableau.dense) @ powers
-            change = (weights[:, :, None] * stages[:, rows]).sum(0)
+            weights = torch.pow(x[:, None], _POWERS.to(x.device)) @ dense_weights
+            change = (weights.T[:, :, None] * stages[:, rows]).sum(0)
             return torch.addcmul(theta[rows], width[rows], change)
 
         return Trial(point, error, dense, stages[-1])

@@ -20,9 +20,10 @@ Term = tuple[int, float, Any]
 
 
 class Propagator(Protocol):
-    """J and h of a batch of rows."""
+    """J and h of a batch of rows; `short` says that it could not serve steps so long."""
 
     solves: int
+    short: bool
 
     def into(self, vector: Tensor) -> Any:
         """Coordinates of a vector (B, P)."""
@@ -51,7 +52,7 @@ class EigenPropagator:
         The steps h.
     """
 
-    solves = 0
+    solves, short = 0, False
 
     def __init__(self, values: Tensor, vectors: Tensor, width: Tensor) -> None:
         self.vectors, self._width = vectors, width
@@ -106,7 +107,7 @@ class MatrixPropagator:
         The steps h.
     """
 
-    solves = 0
+    solves, short = 0, False
 
     def __init__(self, jacobian: Tensor, width: Tensor) -> None:
         self.scaled, self._width = width[:, :, None] * jacobian, width

@@ -86,6 +86,13 @@ class Model(ABC):
     def equilibrium(self, theta: Tensor, x: Tensor, warm: Tensor | None = None) -> Equilibrium:
         """Solve the fixed point; `warm` (..., n) is a first guess of the preactivation."""
 
+    def mse_gradient(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor | None:
+        """Exact gradient (B, P) of the mean squared error, NaN where there is no equilibrium.
+
+        None, as by default, if there is no shorter way than by :meth:`equilibrium`.
+        """
+        return None
+
     @abstractmethod
     def residual(self, equilibrium: Equilibrium, x: Tensor) -> Tensor:
         """Largest residual of the original equation over the inputs, shape (...)."""

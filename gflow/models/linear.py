@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gflow.models.base import Equilibrium
-from gflow.models.single_index import SingleIndexDEQ
+from gflow.models.single_index import SingleIndexDEQ, along
 
 
 class LinearDEQ(SingleIndexDEQ):
@@ -35,6 +35,15 @@ class LinearDEQ(SingleIndexDEQ):
         gap = torch.where(valid, 1.0 - theta[..., -1], torch.nan)[..., None]
         output = (theta[..., :-1] @ x.T) / gap
         return Equilibrium(theta, output, output, torch.ones_like(gap), valid)
+
+    def mse_gradient(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """With q = (2/n) sum_i e_i x_i / (1 - theta2): (q, phi . q)."""
+        gap = 1.0 - theta[:, -1:]
+        phi = theta[:, :-1] / gap
+        error = along(phi, x) - y
+        weighted = error @ x if x.ndim == 2 else (error[:, None, :] @ x)[:, 0]
+        pulled = weighted.div_(gap.mul_(0.5 * y.shape[-1]))
+        return torch.cat([pulled, torch.linalg.vecdot(phi, pulled)[:, None]], dim=-1)
 
     def singular_distance(self, theta: Tensor) -> Tensor:
         """Distance to the singular point (0, 1), which is the sphere's centre."""
