@@ -13,12 +13,16 @@ from gflow.integrators import registry
 from gflow.integrators.base import Method
 from gflow.integrators.registry import METHODS, resolve
 
+NATIVE = ["exprb43", "tsit5", "rkc2"]
 SCIPY = ["RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA"]
 ADAPTIVE = ["dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun"]
 FIXED = ["euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams"]
 
 
-def test_the_methods_of_both_back_ends_are_there():
+def test_our_own_methods_and_those_of_both_back_ends_are_there():
+    assert [name for name in METHODS if name.startswith("native:")] == [
+        f"native:{n}" for n in NATIVE
+    ]
     assert [name for name in METHODS if name.startswith("scipy:")] == [f"scipy:{n}" for n in SCIPY]
     torchdiffeq = [name for name in METHODS if name.startswith("torchdiffeq:")]
     assert torchdiffeq == [f"torchdiffeq:{name}" for name in (*ADAPTIVE, *FIXED)]
@@ -40,12 +44,12 @@ def test_a_method_says_what_a_user_needs_to_know(name):
     assert info.adaptive or (info.tightening == 1 and not info.lands)
     assert (info.order is None) == (info.dense_order is None)
     assert info.order is None or 1 <= info.dense_order <= info.order
-    assert info.any_device == name.startswith("torchdiffeq:")
+    assert info.any_device == name.startswith(("native:", "torchdiffeq:"))
 
 
 def test_the_implicit_methods_are_those_for_stiff_problems():
     implicit = [name for name, method in METHODS.items() if method.info.implicit]
-    assert implicit == ["scipy:Radau", "scipy:BDF", "scipy:LSODA"]
+    assert implicit == ["native:exprb43", "scipy:Radau", "scipy:BDF", "scipy:LSODA"]
 
 
 @given(name=st.sampled_from(list(METHODS)), short=st.booleans(), seed=st.randoms())
@@ -91,5 +95,5 @@ def test_a_hopeless_name_is_shown_what_there_is(written):
     with pytest.raises(MethodError) as refusal:
         resolve(written)
     message = str(refusal.value)
-    assert message.startswith(f'method "{written}" is unknown. Choose from "auto", "RK23", ')
+    assert message.startswith(f'method "{written}" is unknown. Choose from "auto", "exprb43", ')
     assert all(f'"{name.partition(":")[2]}"' in message for name in METHODS)
