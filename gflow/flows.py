@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from gflow.integrators.base import Breakdown, Field, Memory
-from gflow.models.base import Equilibrium
+from gflow.models.base import Equilibrium, Moments
 from gflow.problem import Problem
 from gflow.status import Status
 
@@ -19,7 +19,11 @@ def gradient_flow(problem: Problem) -> Field:
     Its Jacobian is minus the Hessian, hence symmetric, only for the exact backward. The fixed point
     is warm-started from the field's memory: a field serves one trajectory, or one batch.
     """
-    flow = _GradientFlow(problem)
+    return _field(_GradientFlow(problem))
+
+
+def _field(flow: _GradientFlow) -> Field:
+    problem = flow.problem
     return Field(
         flow.value,
         jacobian=flow.jacobian,
@@ -29,21 +33,31 @@ def gradient_flow(problem: Problem) -> Field:
         autonomous=True,
         batched=True,
         memory=flow.memory,
-        select=lambda rows: gradient_flow(problem.select(rows)),
+        select=lambda rows: _field(flow.rows(rows)),
     )
 
 
 class _GradientFlow:
     """The callables of :func:`gradient_flow` and the equilibrium that they share."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, moments: Moments | None = None) -> None:
         self.problem, self.memory = problem, Memory()
+        self._moments = moments
+
+    def rows(self, rows: Tensor) -> _GradientFlow:
+        """The flow of some rows of a stack of problems."""
+        part = self.problem.select(rows)
+        if self._moments is None or part is self.problem:
+            return _GradientFlow(part, self._moments)
+        square, mixed = self._moments
+        return _GradientFlow(part, (square if square.ndim == 2 else square[rows], mixed[rows]))
 
     def value(self, t: Any, theta: Tensor) -> Tensor:
         if theta.ndim == 2 and self.problem.backward.exact:
-            gradient = self.problem.model.mse_gradient(theta, self.problem.x, self.problem.y)
-            if gradient is not None:
-                return gradient.neg_()
+            if self._moments is None:
+                self._moments = self.problem.model.moments(self.problem.x, self.problem.y)
+            if self._moments is not None:
+                return self.problem.model.gradient_from_moments(theta, self._moments).neg_()
         equilibrium = self._equilibrium(theta)
         if theta.ndim == 1 and not bool(equilibrium.valid):
             reason = self.problem.model.explain_loss_of_equilibrium(theta)

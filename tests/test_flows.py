@@ -12,6 +12,7 @@ from gflow.flows import FLOWS, gradient_flow
 from gflow.integrators.base import Breakdown
 from gflow.models import LinearDEQ, SingleIndexDEQ
 from gflow.problem import Problem
+from gflow.stacking import group_problems
 from gflow.status import Status
 
 BACKWARDS = ["exact", "jfb", "neumann:3", "damped:2:0.5"]
@@ -133,3 +134,19 @@ def test_the_branch_is_the_models():
     assert [field.branch(torch.tensor([1.0, theta2])) for theta2 in (0.5, 1.0, 1.5)] == [1, 0, -1]
     rows = torch.tensor([[1.0, 0.5], [1.0, 1.5]])
     assert field.branch(rows).tolist() == [1, -1]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_linear_batch_needs_the_moments_of_the_data_alone(shared):
+    rng = np.random.default_rng(5)
+    inputs = [rng.normal(size=(7, 2))] * 3 if shared else list(rng.normal(size=(3, 7, 2)))
+    problems = [Problem(LinearDEQ(2), x, rng.normal(size=7)) for x in inputs]
+    theta = torch.from_numpy(rng.normal(size=(3, 3)))
+    [(_, stack)] = group_problems(problems)
+    rows = torch.stack([-p.gradient(row) for p, row in zip(problems, theta, strict=True)])
+    field = gradient_flow(stack)
+    assert torch.allclose(field(np.zeros(3), theta), rows, rtol=1e-12, atol=1e-13)
+    part = field.select(torch.tensor([2, 0]))
+    assert torch.allclose(part(np.zeros(2), theta[[2, 0]]), rows[[2, 0]], rtol=1e-12, atol=1e-13)
+    alone = gradient_flow(problems[1])(np.zeros(1), theta[1:2])
+    assert torch.allclose(alone[0], rows[1], rtol=1e-12, atol=1e-13)

@@ -18,20 +18,33 @@ COLUMNS = {
     "implicit": "implicit",
     "device": "device",
     "evaluations": "nfe a step",
+    "cost_mild": "mild",
+    "cost_stiff": "stiff",
     "tightening": "tightening",
     "error_at_end": "error at the end",
     "error_between": "error between",
 }
 LEGEND = """\
-Implicit methods suit stiff flows. Nfe counts field evaluations. The errors are the largest RMS of
+Implicit methods suit stiff flows; those marked stabilised in the advice too. Nfe counts field
+evaluations. Mild and stiff are what a test problem of each kind took at rtol 1e-6: field
+evaluations + Jacobians (a Jacobian costs as much as a few evaluations where P is small, as P of
+them where it is large). The errors are the largest RMS of
 error / (atol + rtol |theta|) measured on the test problems, at the end and at 100 times between:
 about 1 is what was asked for. Tightening is the factor on rtol and atol that they include. A "-"
 stands for an order that varies and for an error that was not measured. A short name such as dopri5
 will do where it is unambiguous; auto chooses a method, and says why.
 """
 AUTO = """\
-auto is no method: it chooses one by the number of parameters and by the stiffness that it measures
-at the start. The run records what it chose and why; `gflow show` tells it.
+auto is no method: it chooses one by the number of parameters, the stiffness that it measures at the
+start, the tolerance and the device:
+
+  not stiff                    tsit5, handing over to a stiff method if the flow turns out stiff;
+                               DOP853 for rtol below 1e-7 on the CPU
+  stiff, P up to 500           exprb43; LSODA for rtol below 1e-7 on the CPU
+  stiff, P above 500           rkc2
+  ensembles                    tsit5 or exprb43 for all rows at once; rows that turn out stiff change
+
+The run records what it chose and why; `gflow show` tells it.
 """
 
 
@@ -57,9 +70,10 @@ def methods(name: str | None, as_json: bool) -> None:
 
 def describe(info: MethodInfo) -> dict[str, Any]:
     """What is known of a method; None where it is not."""
-    from gflow.integrators.measured import MEASURED
+    from gflow.integrators.measured import COSTS, MEASURED
 
     at_end, between = MEASURED.get(info.name, (None, None))
+    costs = COSTS.get(info.name)
     return {
         "name": info.name,
         "order": info.order,
@@ -68,6 +82,8 @@ def describe(info: MethodInfo) -> dict[str, Any]:
         "implicit": info.implicit,
         "device": "any" if info.any_device else "cpu",
         "evaluations": info.evaluations,
+        "cost_mild": None if costs is None else _cost(*costs[:2]),
+        "cost_stiff": None if costs is None else _cost(*costs[2:]),
         "tightening": info.tightening,
         "error_at_end": at_end,
         "error_between": between,
@@ -93,6 +109,10 @@ def _print_one(described: dict[str, Any]) -> None:
     rows = [(COLUMNS.get(key, key.replace("_", " ")), _cell(v)) for key, v in described.items()]
     print_table(described["name"], rows[1:])
     click.echo(LEGEND, nl=False)
+
+
+def _cost(evaluations: int, jacobians: int) -> str:
+    return f"{evaluations}+{jacobians}" if jacobians else str(evaluations)
 
 
 def _cell(value: object) -> str:

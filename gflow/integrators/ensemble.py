@@ -35,8 +35,8 @@ SIZE_CHECK = 16
 class BatchObserver(Protocol):
     """Sees every attempt of a batch, and the steps of trajectories that left it."""
 
-    def observe_batch(self, ids: np.ndarray, rows: np.ndarray, step: BatchStep) -> None:
-        """Rows of the attempt that were accepted, and which trajectories they are."""
+    def observe_batch(self, ids: np.ndarray, rows: np.ndarray, step: BatchStep, nfe: int) -> None:
+        """Which trajectories the batch holds, and the rows of the attempt that were accepted."""
 
     def alone(self, index: int) -> Observer:
         """The observer of one trajectory that goes on alone."""
@@ -70,7 +70,7 @@ class Plan:
     targets : callable, optional
         The stopping rules of one trajectory by its index.
     met : callable, optional
-        ``theta (B, P) -> (B,) bool``: which rows meet a rule.
+        ``(indices (B,), t (B,), theta (B, P)) -> (B,) bool``: which trajectories meet a rule there.
     switch : callable, optional
         Which rows go on with `other`.
     other : NativeMethod, optional
@@ -83,7 +83,7 @@ class Plan:
     settings: Settings
     lone: Callable[[int], Field]
     targets: Callable[[int], Sequence[Target]] | None = None
-    met: Callable[[Field, Tensor], np.ndarray] | None = None
+    met: Callable[[np.ndarray, np.ndarray, Tensor], np.ndarray] | None = None
     switch: Switch | None = None
     other: NativeMethod | None = None
     max_steps: int = 1_000_000
@@ -161,6 +161,7 @@ class _Batch:
             self.state = plan.method.start(
                 self.field, origin.t, origin.theta, self.settings, origin.dt
             )
+            self._begin(self.state)
             while len(self.ids) and self.attempts < plan.max_steps:
                 self._advance(self.state)
         except Halt as halt:
@@ -173,6 +174,15 @@ class _Batch:
             finished = t[row] >= self.settings.t_end
             verdict = Status.T_END if finished else status
             self.ended[int(index)] = Ended(verdict, float(t[row]), theta[row], 0.0)
+
+    def _begin(self, state: State) -> None:
+        """Let go of the rows that have no value where they begin, or meet a rule there."""
+        leaving = ~torch.isfinite(state.cache["value"]).all(-1).cpu().numpy()
+        if self.plan.met is not None:
+            leaving |= self.plan.met(self.ids, state.t, state.theta)
+        if leaving.any():
+            self._leave(leaving, state, self.alone)
+            self._select(state, np.flatnonzero(~leaving))
 
     def _advance(self, before: State) -> None:
         running = before.t < self.settings.t_end
@@ -187,7 +197,7 @@ class _Batch:
         if len(rows):
             self.saves.record(self.ids, rows, step)
             if self.plan.observer is not None:
-                self.plan.observer.observe_batch(self.ids, rows, step)
+                self.plan.observer.observe_batch(self.ids, rows, step, self.meter.nfe)
         self._leave(leaving, before, self.alone)
         self.state = state
         self.failures = np.where(np.isnan(step.ratio), self.failures + 1, 0)
@@ -197,7 +207,8 @@ class _Batch:
         """Accepted rows within whose step a stopping rule is met."""
         if self.plan.met is None:
             return np.zeros(len(accepted), dtype=bool)
-        return accepted & self.plan.met(self.field, step.theta1)
+        met = accepted & self.plan.met(self.ids, step.t1, step.theta1)
+        return np.asarray(met)
 
     def _part(self, state: State, leaving: np.ndarray, running: np.ndarray) -> None:
         """Let go of the rows that leave, and of finished ones once they are many."""
@@ -257,9 +268,7 @@ class _Batch:
         return {int(i): StepLog(part) for i, part in zip(indices, parts, strict=True)}
 
 
-def integrate_ensemble(
-    field: Field, theta0: Tensor, times: Tensor, plan: Plan
-) -> list[Trajectory]:
+def integrate_ensemble(field: Field, theta0: Tensor, times: Tensor, plan: Plan) -> list[Trajectory]:
     """Integrate a batch of trajectories from t = 0; never raises for what happens on the way.
 
     Parameters
@@ -368,19 +377,29 @@ class _Finals:
         saved = (self.grid[place] == later.t) & (later.t > end.t)
         self.saves.theta[index, place[saved].to(self.saves.device)] = later.theta[saved]
         final = Ended(later.status, float(later.t[-1]), later.theta[-1], 0.0)
-        return self._assembled(index, final, later.reason, log.followed_by(later.log), method)
+        work = (later.nfe, later.hessians, later.linear_solves, later.jvps)
+        # What came after the last attempt stands in no log.
+        total = tuple(a + b for a, b in zip(_work(log), work, strict=True))
+        log = log.followed_by(later.log)
+        return self._assembled(index, final, later.reason, log, method, total)
 
     def _assembled(
-        self, index: int, end: Ended, reason: str, log: StepLog, method: str
+        self,
+        index: int,
+        end: Ended,
+        reason: str,
+        log: StepLog,
+        method: str,
+        work: tuple[int, ...] | None = None,
     ) -> Trajectory:
         count = int(np.searchsorted(self.saves.grid, end.t, side="right"))
         t, theta = self.grid[:count], self.saves.theta[index, :count]
         if count == 0 or float(t[-1]) < end.t:
             t = torch.cat([t, self.grid.new_tensor([end.t])])
             theta = torch.cat([theta, end.theta[None]])
-        attempt = log.table[-1].tolist() if len(log) else [math.nan] * len(LOG_COLUMNS)
-        nfe, hessians, solves, jvps = (int(n) if len(log) else 0 for n in attempt[4:])
-        message = verdict(end.status, reason, end.t, log.accepted, len(log), attempt[1], nfe)
+        nfe, hessians, solves, jvps = _work(log) if work is None else work
+        dt = float(log.table[-1, 1]) if len(log) else math.nan
+        message = verdict(end.status, reason, end.t, log.accepted, len(log), dt, nfe)
         return Trajectory(
             t=t,
             theta=theta,
@@ -395,3 +414,8 @@ class _Finals:
             wall_seconds=math.nan,
             method=method,
         )
+
+
+def _work(log: StepLog) -> tuple[int, ...]:
+    """Evaluations, Jacobians, solves and products up to the last attempt."""
+    return tuple(int(n) for n in log.table[-1, 4:]) if len(log) else (0, 0, 0, 0)

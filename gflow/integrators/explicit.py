@@ -99,10 +99,10 @@ class ExplicitPair(NativeMethod):
         rows_of_a, error_weights, dense_weights = tableau.tensors(theta.dtype, theta.device)
         stages = theta.new_empty(len(tableau.c), *theta.shape)
         stages[0] = state.cache["value"]
-        flat, point = stages.flatten(1), theta
+        flat, point, still = stages.flatten(1), theta, system.field.autonomous
         for i, row in enumerate(rows_of_a, start=1):
             point = torch.addcmul(theta, width, (row @ flat[:i]).view_as(theta))
-            stages[i] = system.value(t + tableau.c[i] * dt, point)
+            stages[i] = system.value(t if still else t + tableau.c[i] * dt, point)
         error = width * (error_weights @ flat).view_as(theta)
 
         def dense(rows: Tensor, x: Tensor) -> Tensor:

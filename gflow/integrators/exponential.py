@@ -25,7 +25,13 @@ from gflow.integrators.base import MethodInfo
 from gflow.integrators.control import Controller
 from gflow.integrators.krylov import KrylovPropagator
 from gflow.integrators.native import Cache, NativeMethod, State, System, Trial, column
-from gflow.integrators.propagators import EigenPropagator, MatrixPropagator, Propagator, Term
+from gflow.integrators.propagators import (
+    EigenPropagator,
+    MatrixPropagator,
+    Propagator,
+    Term,
+    eigenpairs,
+)
 from gflow.integrators.stiffness import DENSE_LIMIT
 
 SHARE = 0.25
@@ -108,11 +114,8 @@ def _refused(theta: Tensor, state: State) -> Trial:
 def _decomposed(jacobian: Tensor, symmetric: bool) -> dict[str, Tensor]:
     if not symmetric:
         return {"jacobian": jacobian}
-    finite = torch.isfinite(jacobian).flatten(1).all(-1)
-    if not bool(finite.all()):
-        jacobian = torch.where(finite[:, None, None], jacobian, 0.0)
-    values, vectors = torch.linalg.eigh(jacobian)
-    return {"eigenvalues": torch.where(finite[:, None], values, torch.nan), "eigenvectors": vectors}
+    values, vectors = eigenpairs(jacobian)
+    return {"eigenvalues": values, "eigenvectors": vectors}
 
 
 def _propagator(

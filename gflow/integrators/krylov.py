@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gflow.integrators.phi import HIGHEST, phi_functions, phi_products
-from gflow.integrators.propagators import Term
+from gflow.integrators.propagators import Term, eigenpairs
 
 LARGEST = 96
 """Dimension of a space beyond which a smaller step is the better way."""
@@ -89,8 +89,9 @@ class KrylovPropagator:
                 image = image - (stacked * part.T[:, :, None]).sum(0)
                 column = column + part
             rest = torch.linalg.vector_norm(image, dim=-1, keepdim=True)
-            columns.append(torch.cat([column, rest], dim=-1))
-            basis.append(image / rest.clamp(min=1e-300))
+            found = rest > _rounding(column)  # else the space holds its image: it ends here
+            columns.append(torch.cat([column, torch.where(found, rest, 0.0)], dim=-1))
+            basis.append(torch.where(found, image / rest, 0.0))
             if len(columns) % LOOK == 0 or len(columns) == most:
                 space = Space(torch.stack(basis), _matrix(columns), size)
                 if self._suffices(space):
@@ -130,7 +131,8 @@ class KrylovPropagator:
         last = space.matrix[:, -1, -1, None] * self._width
         missed = space.size * last * self._last_entry(space)
         error = torch.linalg.vector_norm(missed * space.basis[-1] / self._scale, dim=-1)
-        return bool((error <= ACCURACY * self._scale.shape[-1] ** 0.5).all())
+        # What has no value is not for a larger space to mend.
+        return not bool((error > ACCURACY * self._scale.shape[-1] ** 0.5).any())
 
     def _last_entry(self, space: Space) -> Tensor:
         """|e_m^T phi_1(h H) e_1|, shape (B, 1)."""
@@ -140,7 +142,7 @@ class KrylovPropagator:
         """size * phi_k(x h H) e_1 for k = 1..4, shape (4, B, m)."""
         square = x * self._width[:, :, None] * space.matrix[:, :-1]
         if self._symmetric:
-            values, vectors = torch.linalg.eigh(0.5 * (square + square.mT))
+            values, vectors = eigenpairs(0.5 * (square + square.mT))
             phi = phi_functions(values) * vectors[:, 0]
             return (vectors @ phi[..., None])[..., 0] * space.size
         first = torch.zeros_like(square[:, 0])
@@ -148,6 +150,12 @@ class KrylovPropagator:
         orders = torch.eye(HIGHEST, dtype=first.dtype, device=first.device)
         sources = orders[:, None, :, None] * first[:, None]
         return phi_products(square.expand(HIGHEST, *square.shape), sources) * space.size
+
+
+def _rounding(column: Tensor) -> Tensor:
+    """Length (B, 1) that rounding leaves of an image that lies in the space."""
+    length: Tensor = torch.linalg.vector_norm(column, dim=-1, keepdim=True)
+    return 4 * torch.finfo(column.dtype).eps * length
 
 
 def _matrix(columns: list[Tensor]) -> Tensor:

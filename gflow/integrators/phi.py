@@ -29,7 +29,9 @@ def phi_functions(z: Tensor) -> Tensor:
     """phi_1 to phi_4 at z (...), shape (4, ...); infinite where exp(z) overflows."""
     if z.device.type == "cpu":  # numpy costs a fifth per operation, and there are a dozen
         with np.errstate(over="ignore", invalid="ignore"):
-            return torch.from_numpy(_phi(z.numpy(), np, _SERIES, np.arange(TERMS)))
+            values = z.numpy()
+            table = (part.astype(values.dtype) for part in (_SERIES, np.arange(TERMS)))
+            return torch.from_numpy(_phi(values, np, *table))
     exponents = torch.arange(TERMS, device=z.device)
     values: Tensor = _phi(z, torch, z.new_tensor(_SERIES), exponents)
     return values

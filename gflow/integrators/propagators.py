@@ -41,6 +41,15 @@ class Propagator(Protocol):
         """Sum of the terms at the fractions x (M,) of the steps of rows (M,), shape (M, P)."""
 
 
+def eigenpairs(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors of symmetric matrices (B, P, P); NaN where one is not finite."""
+    finite = torch.isfinite(matrix).flatten(1).all(-1)
+    if not bool(finite.all()):
+        matrix = torch.where(finite[:, None, None], matrix, 0.0)
+    values, vectors = torch.linalg.eigh(matrix)
+    return torch.where(finite[:, None], values, torch.nan), vectors
+
+
 class EigenPropagator:
     """By the eigenvectors of symmetric Jacobians: every phi-function is diagonal.
 

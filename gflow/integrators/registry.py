@@ -6,6 +6,7 @@ from gflow.errors import MethodError
 from gflow.integrators.base import Method
 from gflow.integrators.explicit import TSIT5_METHOD
 from gflow.integrators.exponential import EXPRB43
+from gflow.integrators.rkc4 import RKC4_METHOD
 from gflow.integrators.scipy_backend import SCIPY_METHODS
 from gflow.integrators.stabilized import RKC2_METHOD
 from gflow.integrators.torchdiffeq_backend import TORCHDIFFEQ_METHODS
@@ -13,7 +14,7 @@ from gflow.wording import did_you_mean
 
 METHODS: dict[str, Method] = {
     method.info.name: method
-    for method in (EXPRB43, TSIT5_METHOD, RKC2_METHOD, *SCIPY_METHODS, *TORCHDIFFEQ_METHODS)
+    for method in (EXPRB43, TSIT5_METHOD, RKC2_METHOD, RKC4_METHOD, *SCIPY_METHODS, *TORCHDIFFEQ_METHODS)
 }
 
 

@@ -65,18 +65,20 @@ class StabilizedMethod(NativeMethod):
 
     Attributes
     ----------
+    degrees : array
+        The numbers of stages on offer, increasing.
     reaches : array
-        Where stability ends on the negative real axis, for `fewest`, `fewest` + 1, ... stages.
-    fewest : int
+        Where stability ends on the negative real axis for each.
     """
 
+    degrees: np.ndarray
     reaches: np.ndarray
-    fewest: int
 
     def stages(self, dt: np.ndarray, state: State) -> int:
         """The number of stages that all rows need."""
         need = float((dt * state.cache["radius"]).max())
-        return self.fewest + min(int(np.searchsorted(self.reaches, need)), len(self.reaches) - 1)
+        place = min(int(np.searchsorted(self.reaches, need)), len(self.reaches) - 1)
+        return int(self.degrees[place])
 
     def prepare(self, system: System, t: np.ndarray, theta: Tensor) -> Cache:
         """The field and the spectral radius at the start."""
@@ -95,9 +97,8 @@ class StabilizedMethod(NativeMethod):
         """One attempt of every row, no longer than the most stages can be stable for."""
         if (state.cache["age"] >= np.where(state.retrying, FRESH, LASTING)).any():
             state = _estimated_anew(field, state)
-        stages = int((ROUNDING / torch.finfo(state.theta.dtype).eps) ** 0.5)
-        reach = self.reaches[min(stages - self.fewest, len(self.reaches) - 1)]
-        longest = reach / np.maximum(state.cache["radius"], 1e-300)
+        exact = self.degrees <= (ROUNDING / torch.finfo(state.theta.dtype).eps) ** 0.5
+        longest = self.reaches[exact].max() / np.maximum(state.cache["radius"], 1e-300)
         return super().advance(field, replace(state, dt=np.minimum(state.dt, longest)))
 
     def renew(self, system: System, step: BatchStep, trial: Trial, state: State) -> Cache:
@@ -178,8 +179,8 @@ class RKC2(StabilizedMethod):
     :func:`_strictness`.
     """
 
+    degrees = np.arange(FEWEST, MOST + 1)
     reaches = rkc2_reaches()
-    fewest = FEWEST
     controller = Controller(3)
 
     def __init__(self, info: MethodInfo) -> None:

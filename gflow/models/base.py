@@ -24,6 +24,10 @@ from torch import Tensor
 from gflow.equilibrium.adjoint import Backward
 
 
+Moments = tuple[Tensor, Tensor]
+"""Second moments of the inputs, and of inputs and targets, in a form that the model chooses."""
+
+
 @dataclass(frozen=True)
 class Equilibrium:
     """The solved fixed point at theta (..., P) for all n inputs.
@@ -86,12 +90,16 @@ class Model(ABC):
     def equilibrium(self, theta: Tensor, x: Tensor, warm: Tensor | None = None) -> Equilibrium:
         """Solve the fixed point; `warm` (..., n) is a first guess of the preactivation."""
 
-    def mse_gradient(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor | None:
-        """Exact gradient (B, P) of the mean squared error, NaN where there is no equilibrium.
+    def moments(self, x: Tensor, y: Tensor) -> Moments | None:
+        """What the exact gradient of the mean squared error needs to know of the data.
 
-        None, as by default, if there is no shorter way than by :meth:`equilibrium`.
+        None, as by default, if that is all of it.
         """
         return None
+
+    def gradient_from_moments(self, theta: Tensor, moments: Moments) -> Tensor:
+        """The gradient (B, P) at rows; not finite where there is no equilibrium."""
+        raise NotImplementedError
 
     @abstractmethod
     def residual(self, equilibrium: Equilibrium, x: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gflow.models.base import Equilibrium
-from gflow.models.single_index import SingleIndexDEQ, along
+from gflow.models.base import Equilibrium, Moments
+from gflow.models.single_index import SingleIndexDEQ
 
 
 class LinearDEQ(SingleIndexDEQ):
@@ -36,14 +36,25 @@ class LinearDEQ(SingleIndexDEQ):
         output = (theta[..., :-1] @ x.T) / gap
         return Equilibrium(theta, output, output, torch.ones_like(gap), valid)
 
-    def mse_gradient(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """With q = (2/n) sum_i e_i x_i / (1 - theta2): (q, phi . q)."""
-        gap = 1.0 - theta[:, -1:]
+    def moments(self, x: Tensor, y: Tensor) -> Moments:
+        """(2/n) X^T X and (2/n) X^T y, with a zero for theta2: (..., d, d + 1) and (B, d + 1)."""
+        weight = 2.0 / y.shape[-1]
+        square = torch.nn.functional.pad(weight * (x.mT @ x), (0, 1))
+        mixed = y @ x if x.ndim == 2 else (y[:, None, :] @ x)[:, 0]
+        return square, torch.nn.functional.pad(weight * mixed, (0, 1))
+
+    def gradient_from_moments(self, theta: Tensor, moments: Moments) -> Tensor:
+        """With q = (2/n) (X^T X phi - X^T y) / (1 - theta2): (q, phi . q)."""
+        square, mixed = moments
+        gap = torch.rsub(theta[:, -1:], 1.0)
         phi = theta[:, :-1] / gap
-        error = along(phi, x) - y
-        weighted = error @ x if x.ndim == 2 else (error[:, None, :] @ x)[:, 0]
-        pulled = weighted.div_(gap.mul_(0.5 * y.shape[-1]))
-        return torch.cat([pulled, torch.linalg.vecdot(phi, pulled)[:, None]], dim=-1)
+        if square.ndim == 2:
+            pulled = torch.addmm(mixed, phi, square, beta=-1)
+        else:
+            pulled = (phi[:, None, :] @ square)[:, 0] - mixed
+        pulled.div_(gap)
+        pulled[:, -1] = torch.linalg.vecdot(phi, pulled[:, :-1])
+        return pulled
 
     def singular_distance(self, theta: Tensor) -> Tensor:
         """Distance to the singular point (0, 1), which is the sphere's centre."""

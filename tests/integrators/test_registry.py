@@ -13,7 +13,7 @@ from gflow.integrators import registry
 from gflow.integrators.base import Method
 from gflow.integrators.registry import METHODS, resolve
 
-NATIVE = ["exprb43", "tsit5", "rkc2"]
+NATIVE = ["exprb43", "tsit5", "rkc2", "rkc4"]
 SCIPY = ["RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA"]
 ADAPTIVE = ["dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun"]
 FIXED = ["euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams"]
@@ -73,11 +73,11 @@ def test_an_ambiguous_short_name_lists_the_full_ones(monkeypatch):
     ("written", "meant"),
     [
         ("dopri", "dopri8"),
-        ("RK54", "RK45"),
+        ("RK54", "rk4"),
         ("auto_", "auto"),
         ("lsoda1", "LSODA"),
         ("DOPRI-5", "dopri5"),
-        ("scipy:RK54", "RK45"),
+        ("scipy:RK54", "rk4"),
         ("torchdiffeq:rk5", "rk4"),
     ],
 )
