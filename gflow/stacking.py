@@ -29,7 +29,7 @@ class ProblemStack(Problem):
         self.backward, self.dtype, self.device = first.backward, first.dtype, first.device
         self.theta_target = None
         shared = all(torch.equal(problem.x, first.x) for problem in problems[1:])
-        self.x = first.x if shared else torch.stack([problem.x for problem in problems])
+        self.x = first.x if shared else torch.stack([problem.x.mT for problem in problems]).mT
         self.y = torch.stack([problem.y for problem in problems])
 
     def select(self, rows: Tensor) -> Problem:

@@ -37,7 +37,7 @@ class Root:
 
 
 def tracking_newton(
-    residual: Callable[[Tensor, Tensor | None, Jet | None], tuple[Tensor, Tensor, Jet]],
+    residual: Callable[[Tensor], tuple[Tensor, Tensor, Jet]],
     start: Tensor,
     bend: float,
     tolerance: float,
@@ -51,8 +51,7 @@ def tracking_newton(
     Parameters
     ----------
     residual : callable
-        Maps points (..., n), the step that led there and the jet before it (both None at first) to
-        the residual, its slope and a new jet.
+        Maps points (..., n) to the residual, its slope and a tuple kept for the caller.
     start : Tensor, shape (..., n)
     bend : float
         Half of the largest second derivative of the residual.
@@ -65,16 +64,16 @@ def tracking_newton(
     Root or None
         None if the guess was not good enough, or something is not finite.
     """
-    point, step, jet = start, None, None
+    point = start
     for iteration in range(1, max_iterations + 1):
-        value, slope, jet = residual(point, step, jet)
-        step = -value / slope
+        value, slope, jet = residual(point)
+        step = value / slope
         size = float(step.abs().amax())
         if size <= tolerance:
             return Root(point, jet, True, iteration)
-        point = point + step
+        point = point - step
         if size <= NEAR and bend * size * size <= tolerance:
-            return Root(point, residual(point, step, jet)[2], True, iteration + 1)
+            return Root(point, residual(point)[2], True, iteration + 1)
     return None
 
 

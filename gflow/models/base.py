@@ -43,8 +43,6 @@ class Equilibrium:
         sigma'(s).
     valid : Tensor of bool, shape (...)
         Whether the equilibrium exists, is unique and was reached.
-    core : Tensor or None, shape (..., n)
-        What the model wants to keep of the activation's evaluation.
     """
 
     theta: Tensor
@@ -52,7 +50,6 @@ class Equilibrium:
     preactivation: Tensor
     slope: Tensor
     valid: Tensor
-    core: Tensor | None = None
 
 
 class Model(ABC):

@@ -20,7 +20,7 @@ from torch import Tensor
 from gflow.equilibrium.adjoint import Backward
 from gflow.equilibrium.solvers import Jet, Root, safeguarded_newton, tracking_newton
 from gflow.errors import ProblemError
-from gflow.models.activations import SMALL_STEP, Activation, moved_tanh, parse_activation
+from gflow.models.activations import Activation, parse_activation
 from gflow.models.base import Equilibrium, Model
 
 
@@ -109,30 +109,27 @@ class SingleIndexDEQ(Model):
             root, reached = self._search(linear, theta2, start)
             valid = valid if reached is None else valid & reached
             everywhere = everywhere and reached is None
-        output, slope, core = root.jet
+        output, slope = root.jet
         if not everywhere:
             output = torch.where(valid[..., None], output, torch.nan)
-        return Equilibrium(theta, output, root.point, slope, valid, core)
+        return Equilibrium(theta, output, root.point, slope, valid)
 
     def _track(self, linear: Tensor, theta2: Tensor, warm: Tensor) -> Root | None:
         """The root near a warm start, None if that is not near enough."""
-        activation = self.activation
+        activation, one = self.activation, linear.new_ones(())
         if math.isinf(activation.curvature_max):
             return None
         largest = float(theta2.abs().amax())
         bend, steepest = 0.5 * largest * activation.curvature_max, 1 + largest * activation.steepest
 
-        def residual(s: Tensor, step: Tensor | None, jet: Jet | None) -> tuple[Tensor, Tensor, Jet]:
-            core = None
-            if activation.by_tanh:
-                near = step is not None and float(step.abs().amax()) <= SMALL_STEP
-                core = moved_tanh(jet[2], step) if near else torch.tanh(s)
-            value, slope = activation.jet(s, 1, core) if core is not None else activation.jet(s, 1)
+        def residual(s: Tensor) -> tuple[Tensor, Tensor, Jet]:
+            value, slope = jet = activation.jet(s, 1)
             gap = torch.addcmul(s - linear, theta2, value, value=-1)
-            return gap, 1.0 - theta2 * slope, (value, slope, core)
+            return gap, torch.addcmul(one, theta2, slope, value=-1), jet
 
-        rounding = 8.0 * torch.finfo(linear.dtype).eps
-        return tracking_newton(residual, warm, bend, rounding / steepest)
+        scale = 1.0 + float(linear.abs().amax())
+        rounding = 8.0 * torch.finfo(linear.dtype).eps * scale / steepest
+        return tracking_newton(residual, warm, bend, rounding)
 
     def _search(self, linear: Tensor, theta2: Tensor, start: Tensor) -> tuple[Root, Tensor | None]:
         """The root from anywhere, and which rows reached it (None: all did)."""
@@ -141,7 +138,7 @@ class SingleIndexDEQ(Model):
 
         def residual(s: Tensor) -> tuple[Tensor, Tensor, Jet]:
             value, slope = self.activation.jet(s, 1)
-            return s - linear - theta2 * value, 1.0 - theta2 * slope, (value, slope, None)
+            return s - linear - theta2 * value, 1.0 - theta2 * slope, (value, slope)
 
         bounds = self._slope_bounds(theta2)
         at_zero = linear + theta2 * self.activation(linear.new_zeros(()))
@@ -187,7 +184,7 @@ class SingleIndexDEQ(Model):
         matrix[..., :, d] = column
         row = column if gamma is beta else _weighted(bent + gamma, output, x)
         matrix[..., d, :d] = row[..., :d]
-        matrix[..., d, d] += (gamma * output).sum(-1)
+        matrix[..., d, d] += torch.linalg.vecdot(gamma, output)
         return matrix
 
     def pullback_jvp(
@@ -216,8 +213,7 @@ class SingleIndexDEQ(Model):
         dw = (sigma'' r B + sigma' B' theta2 sigma'' r) W + sigma'^2 B' e_P.
         """
         theta2, slope = equilibrium.theta[..., -1:], equilibrium.slope
-        known = () if equilibrium.core is None else (equilibrium.core,)
-        curvature = self.activation.jet(equilibrium.preactivation, 2, *known)[2]
+        curvature = self.activation.jet(equilibrium.preactivation, 2)[2]
         jacobian = theta2 * slope
         inverse = 1.0 / (1.0 - jacobian)
         if backward.exact:  # B = r and B' = r^2
@@ -268,7 +264,7 @@ class SingleIndexDEQ(Model):
 def _weighted(weights: Tensor, output: Tensor, x: Tensor) -> Tensor:
     """Sum_i weights_i (x_i, y_i), shape (..., P)."""
     inner = weights @ x if x.ndim == 2 else (weights[..., None, :] @ x)[..., 0, :]
-    return torch.cat([inner, (weights * output).sum(-1, keepdim=True)], dim=-1)
+    return torch.cat([inner, torch.linalg.vecdot(weights, output)[..., None]], dim=-1)
 
 
 def _along(vector: Tensor, x: Tensor) -> Tensor:
