@@ -16,14 +16,16 @@ from gflow.diagnostics.distance import nearest_on_path
 from gflow.diagnostics.energy import EnergyAudit
 from gflow.diagnostics.pointwise import evaluate_pointwise
 from gflow.errors import ProblemError
-from gflow.integrators.trajectory import Trajectory
+from gflow.integrators.trajectory import LOG_COLUMNS, Trajectory
 from gflow.problem import Problem
 from gflow.theory import LinearReference, critical_radius, exact_trajectory
 
 Observables = Mapping[str, Callable[[Tensor], Any]]
+Forms = dict[str, tuple[tuple[str, ...], Any]]
+"""Name to dimensions and values."""
 
-PADDING = {"accepted": -1, "nfe": -1, "hessians": -1, "linear_solves": -1}
-"""Fill values of the step log's integers where an ensemble's members have fewer steps."""
+INTEGERS = ("accepted", "nfe", "hessians", "linear_solves", "jvps")
+"""The step log's whole numbers; in an ensemble, -1 pads the members of fewer steps."""
 
 
 def flow_group(
@@ -40,13 +42,13 @@ def flow_group(
     if audit is not None:
         balance = values["loss"][0] - values["loss"]
         values["energy_residual"] = balance - audit.integral(trajectory.t).to(balance)
-    data = {name: (("time",), _numpy(value)) for name, value in values.items()}
-    return _labelled(
+    data = {name: (("time",), numpy_of(value)) for name, value in values.items()}
+    return labelled(
         "flow",
         {
-            "theta": (("time", "parameter"), _numpy(trajectory.theta)),
+            "theta": (("time", "parameter"), numpy_of(trajectory.theta)),
             **data,
-            **_observed(trajectory.theta, observables or {}, ("time",)),
+            **observed(trajectory.theta, observables or {}, ("time",)),
             "status": ((), str(trajectory.status)),
             "status_message": ((), trajectory.message),
             "method": ((), trajectory.method),
@@ -54,31 +56,18 @@ def flow_group(
             "nfe": ((), trajectory.nfe),
             "wall_seconds": ((), trajectory.wall_seconds),
         },
-        {"time": _numpy(trajectory.t), "parameter": list(problem.model.parameter_names)},
+        {"time": numpy_of(trajectory.t), "parameter": list(problem.model.parameter_names)},
     )
 
 
 def steps_group(trajectory: Trajectory) -> xr.Dataset:
     """The ``/flow_steps`` group: every attempt of one trajectory."""
-    rows = [
-        (
-            entry.attempt.t,
-            entry.attempt.dt,
-            entry.attempt.error_ratio,
-            entry.attempt.accepted,
-            entry.nfe,
-            entry.hessians,
-            entry.linear_solves,
-        )
-        for entry in trajectory.log
-    ]
-    names = ("t", "dt", "error_ratio", "accepted", "nfe", "hessians", "linear_solves")
-    table = np.array(rows, dtype=np.float64).reshape(len(rows), len(names)).T
+    columns = zip(LOG_COLUMNS, trajectory.log.table.T, strict=True)
     data = {
-        name: (("step",), column.astype(np.int64 if name in PADDING else np.float64))
-        for name, column in zip(names, table, strict=True)
+        name: (("step",), column.astype(np.int64 if name in INTEGERS else np.float64))
+        for name, column in columns
     }
-    return _labelled("flow_steps", data, {"step": np.arange(len(rows))})
+    return labelled("flow_steps", data, {"step": np.arange(len(trajectory.log))})
 
 
 def descent_group(
@@ -95,15 +84,15 @@ def descent_group(
         square = problem.model.sphere_radius(descent.theta) ** 2
         drift = square - square[:, :1] - descent.squared_updates
         values["drift_identity_residual"] = drift
-    data = {name: (dims, _numpy(value)) for name, value in values.items()}
-    return _labelled(
+    data = {name: (dims, numpy_of(value)) for name, value in values.items()}
+    return labelled(
         "descent",
         {
-            "theta": ((*dims, "parameter"), _numpy(descent.theta)),
+            "theta": ((*dims, "parameter"), numpy_of(descent.theta)),
             "update": (dims, descent.update),
             "time": (dims, descent.time),
             **data,
-            **_observed(descent.theta, observables or {}, dims),
+            **observed(descent.theta, observables or {}, dims),
             "wall_seconds": ((), descent.wall_seconds),
             "status": (("step_size",), [str(status) for status in descent.status]),
             "status_message": (("step_size",), descent.message),
@@ -136,9 +125,9 @@ def comparison_group(problem: Problem, trajectory: Trajectory, descent: Descent)
         "lag": nearest - flat,
         "loss_difference": losses[0] - losses[1],
     }
-    data = {name: (dims, _numpy(value).reshape(time.shape)) for name, value in values.items()}
+    data = {name: (dims, numpy_of(value).reshape(time.shape)) for name, value in values.items()}
     coords = {"step_size": descent.step_sizes, "record": np.arange(time.shape[1])}
-    return _labelled("comparison", {"time": (dims, time), **data}, coords)
+    return labelled("comparison", {"time": (dims, time), **data}, coords)
 
 
 def reference_group(
@@ -148,40 +137,55 @@ def reference_group(
     step_sizes: np.ndarray | None,
 ) -> xr.Dataset | None:
     """The ``/reference`` group: closed forms, None where the model has none."""
+    forms = closed_forms(problem, theta0, times, step_sizes)
+    if forms is None:
+        return None
+    used = {dim for dims, _ in forms.values() for dim in dims}
+    coords = {
+        "parameter": list(problem.model.parameter_names),
+        "time": times,
+        "step_size": step_sizes,
+    }
+    return labelled("reference", forms, {name: coords[name] for name in coords if name in used})
+
+
+def closed_forms(
+    problem: Problem,
+    theta0: Tensor,
+    times: np.ndarray | None,
+    step_sizes: np.ndarray | None,
+) -> Forms | None:
+    """Name to dimensions and values of the closed forms, None where the model has none."""
     if not problem.model.conserves_sphere or int(problem.model.branch(theta0)) == 0:
         return None
     # A start far out overflows the closed forms; they are then not finite, and say so.
     with np.errstate(all="ignore"):
-        return _closed_forms(problem, _numpy(theta0), times, step_sizes)
+        return _closed_forms(problem, numpy_of(theta0), times, step_sizes)
 
 
 def _closed_forms(
     problem: Problem, start: np.ndarray, times: np.ndarray | None, step_sizes: np.ndarray | None
-) -> xr.Dataset:
-    reference = LinearReference.from_data(_numpy(problem.x), _numpy(problem.y), start)
+) -> Forms:
+    reference = LinearReference.from_data(numpy_of(problem.x), numpy_of(problem.y), start)
     exact_backward = problem.backward.exact
-    data: dict[str, Any] = {
+    data: Forms = {
         "sphere_radius": ((), reference.radius),
         "minimal_loss": ((), reference.minimal_loss),
     }
-    coords: dict[str, Any] = {}
     if reference.limit is not None and exact_backward:
-        coords["parameter"] = list(problem.model.parameter_names)
         data["theta_limit"] = (("parameter",), reference.limit)
         data["rate"] = ((), reference.rate)
         data["sharpness_limit"] = ((), reference.sharpness_at_limit)
     if times is not None and exact_backward:
-        coords["time"] = times
         data["loss_bound"] = (("time",), reference.loss_bound(times))
         if problem.model.dim == 1 and reference.full_rank:
             mean_square, xi = float(reference.sigma[0, 0]), float(reference.xi[0])
             exact = exact_trajectory(times, start, mean_square, xi)
             data["theta_exact"] = (("time", "parameter"), exact)
     if step_sizes is not None and exact_backward and reference.full_rank:
-        coords["step_size"] = step_sizes
         radii = [critical_radius(eta, reference.sigma, reference.xi) for eta in step_sizes]
         data["critical_radius"] = (("step_size",), np.array(radii))
-    return _labelled("reference", data, coords)
+    return data
 
 
 def problem_group(
@@ -192,40 +196,21 @@ def problem_group(
     coords: dict[str, Any] = {}
     if store_data:
         coords = {"sample": np.arange(problem.n_samples), "feature": list(feature_names)}
-        data["inputs"] = (("sample", "feature"), _numpy(problem.x))
-        data["target"] = (("sample",), _numpy(problem.y))
+        data["inputs"] = (("sample", "feature"), numpy_of(problem.x))
+        data["target"] = (("sample",), numpy_of(problem.y))
     if store_data and evaluation is not None:
         coords["evaluation_sample"] = np.arange(evaluation.n_samples)
-        data["evaluation_inputs"] = (("evaluation_sample", "feature"), _numpy(evaluation.x))
-        data["evaluation_target"] = (("evaluation_sample",), _numpy(evaluation.y))
+        data["evaluation_inputs"] = (("evaluation_sample", "feature"), numpy_of(evaluation.x))
+        data["evaluation_target"] = (("evaluation_sample",), numpy_of(evaluation.y))
     if problem.theta_target is not None:
         coords["parameter"] = list(problem.model.parameter_names)
-        data["theta_target"] = (("parameter",), _numpy(problem.theta_target))
-    return _labelled("problem", data, coords).assign_attrs(
+        data["theta_target"] = (("parameter",), numpy_of(problem.theta_target))
+    return labelled("problem", data, coords).assign_attrs(
         model=repr(problem.model),
         backward=problem.backward.name,
         samples=problem.n_samples,
         conserves_sphere=int(problem.model.conserves_sphere),
     )
-
-
-def stack_trajectories(groups: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Join one group of several trajectories along ``trajectory``, padding the shorter ones."""
-    index = xr.Variable(("trajectory",), np.arange(len(groups)))
-    fill = {name: PADDING.get(str(name), np.nan) for name in groups[0].data_vars}
-    joined: xr.Dataset = xr.concat(
-        groups,
-        dim="trajectory",
-        data_vars="all",
-        coords="minimal",
-        compat="override",
-        join="outer",
-        fill_value=fill,
-        combine_attrs="drop_conflicts",
-    )
-    joined = joined.assign_coords(trajectory=index)
-    joined["trajectory"].attrs.update(_coordinate_attributes("trajectory"))
-    return joined
 
 
 def _pointwise(
@@ -262,7 +247,7 @@ def check_observables(observables: Observables, theta0: Tensor) -> None:
             ) from error
 
 
-def _observed(theta: Tensor, observables: Observables, dims: tuple[str, ...]) -> dict[str, Any]:
+def observed(theta: Tensor, observables: Observables, dims: tuple[str, ...]) -> dict[str, Any]:
     """Variables of the user's functions; NaN where theta is, or where a function fails."""
     flat = theta.reshape(-1, theta.shape[-1])
     found: dict[str, Any] = {}
@@ -288,7 +273,8 @@ def _observe(function: Callable[[Tensor], Any], theta: Tensor) -> Tensor:
     return value
 
 
-def _labelled(group: str, data: Mapping[str, Any], coords: Mapping[str, Any]) -> xr.Dataset:
+def labelled(group: str, data: Mapping[str, Any], coords: Mapping[str, Any]) -> xr.Dataset:
+    """A group with the attributes of the schema, and a coordinate for every dimension."""
     dataset = xr.Dataset(dict(data), coords=dict(coords))
     bare = [str(name) for name in dataset.dims if name not in dataset.coords]
     dataset = dataset.assign_coords({name: np.arange(dataset.sizes[name]) for name in bare})
@@ -304,5 +290,6 @@ def _coordinate_attributes(name: str) -> dict[str, str]:
     return {"long_name": long_name, "units": units}
 
 
-def _numpy(tensor: Tensor) -> np.ndarray:
+def numpy_of(tensor: Tensor) -> np.ndarray:
+    """A tensor as an array of float64 on the host."""
     return tensor.detach().cpu().double().numpy()

@@ -121,59 +121,98 @@ def run_flow(
     reason : str
         Why this method.
     """
-    if options.flow not in FLOWS:
-        raise ProblemError(f'flow "{options.flow}" is unknown{did_you_mean(options.flow, FLOWS)}')
-    field = FLOWS[options.flow](problem)
-    stop = read_stop(options.stop, problem, field, options.rtol, options.atol, options.t_end)
-    method, reason = choose(options.method, field, start, options.t_end, options.rtol)
-    reason += _step_note(method, options)
-    times = options.saves()
+    flow = Flow(problem, start, options)
     observers: list[Observer] = [] if audit is None else [audit]
     if progress is not None:
-        observers.append(_Reporter(problem, options.t_end, progress))
-    settings = Settings(options.t_end, options.rtol, options.atol, options.step_size)
-    trajectory = integrate_field(
-        field,
-        start,
-        method,
-        settings,
-        None if times is None else torch.from_numpy(times),
-        targets=stop.targets,
-        max_steps=stop.max_steps,
-        wall_seconds=stop.wall_seconds,
-        observers=observers,
-        dense=landings is not None or times is None,
-        landings=landings or (),
-    )
-    if times is None and float(trajectory.t[-1]) > 0:
-        end = float(trajectory.t[-1])
-        saves = torch.from_numpy(save_times(options.times, end, options.spacing))
-        again = _landed(field, start, method, replace(settings, t_end=end), saves, landings)
-        if again is not None:
-            return trajectory.repeated(again), reason
-        trajectory = trajectory.resaved(lambda _: saves)
-    return trajectory, reason
+        observers.append(Reporter(problem, options.t_end, progress))
+    trajectory = flow.run(observers, landings)
+    end = float(trajectory.t[-1])
+    if flow.times is None and end > 0:
+        saves = save_times(options.times, end, options.spacing)
+        trajectory = flow.resaved(trajectory, torch.from_numpy(saves), landings)
+    return trajectory, flow.reason
 
 
-def _landed(
-    field: Field,
-    start: Tensor,
-    method: Method,
-    settings: Settings,
-    saves: Tensor,
-    landings: Sequence[float] | None,
-) -> Trajectory | None:
-    """A second integration that steps onto the saves, for a method that needs to."""
-    if not method.info.lands:
-        return None
-    dense = landings is not None
-    again = integrate_field(
-        field, start, method, settings, saves, dense=dense, landings=landings or ()
-    )
-    return again if again.status is Status.T_END else None
+class Flow:
+    """One flow with its method and rules, ready to be integrated.
+
+    Parameters
+    ----------
+    problem : Problem
+    start : Tensor, shape (P,)
+    options : FlowOptions
+
+    Attributes
+    ----------
+    reason : str
+        Why this method.
+    times : array or None
+        The saves; None if they are placed once the end is known.
+    """
+
+    def __init__(self, problem: Problem, start: Tensor, options: FlowOptions) -> None:
+        self.field, self.start = flow_field(options.flow, problem), start
+        tolerances = options.rtol, options.atol
+        self.stop = read_stop(options.stop, problem, self.field, *tolerances, options.t_end)
+        self.method, reason = choose(options.method, self.field, start, options.t_end, options.rtol)
+        self.reason = reason + step_note(self.method, options)
+        self.settings = Settings(options.t_end, *tolerances, options.step_size)
+        self.times = options.saves()
+
+    def run(
+        self, observers: Sequence[Observer] = (), landings: Sequence[float] | None = None
+    ) -> Trajectory:
+        """Integrate; the path is kept for `landings`, and where the saves are yet to be placed."""
+        return integrate_field(
+            self.field,
+            self.start,
+            self.method,
+            self.settings,
+            None if self.times is None else torch.from_numpy(self.times),
+            targets=self.stop.targets,
+            max_steps=self.stop.max_steps,
+            wall_seconds=self.stop.wall_seconds,
+            observers=observers,
+            dense=landings is not None or self.times is None,
+            landings=landings or (),
+        )
+
+    def resaved(
+        self, trajectory: Trajectory, saves: Tensor, landings: Sequence[float] | None = None
+    ) -> Trajectory:
+        """A trajectory with a path at other saves, the last of which is its end.
+
+        A method that must step onto its saves integrates a second time.
+        """
+        if self.method.info.lands:
+            again = integrate_field(
+                self.field,
+                self.start,
+                self.method,
+                replace(self.settings, t_end=float(trajectory.t[-1])),
+                saves,
+                dense=landings is not None,
+                landings=landings or (),
+            )
+            if again.status is Status.T_END:
+                return trajectory.repeated(again)
+        return trajectory.resaved(lambda _: saves)
 
 
-def _step_note(method: Method, options: FlowOptions) -> str:
+def flow_field(name: str, problem: Problem) -> Field:
+    """The vector field called `name`.
+
+    Raises
+    ------
+    ProblemError
+        If there is none.
+    """
+    if name not in FLOWS:
+        raise ProblemError(f'flow "{name}" is unknown{did_you_mean(name, FLOWS)}')
+    return FLOWS[name](problem)
+
+
+def step_note(method: Method, options: FlowOptions) -> str:
     """What became of `step_size`, to be added to the reason."""
     if options.step_size is None:
         return ""
@@ -214,7 +253,7 @@ class Ticker:
         return True
 
 
-class _Reporter:
+class Reporter:
     """Observer that tells a progress callback about the flow."""
 
     def __init__(self, problem: Problem, t_end: float, progress: ProgressCallback) -> None:

@@ -94,6 +94,9 @@ def _pointwise(dims: tuple[str, ...], *without: str) -> dict[str, Variable]:
 
 
 _STATUS_FORMULA = "gflow's own verdict, see gflow.status"
+_COUNT = "count; of the whole batch, where trajectories of an ensemble go together"
+FINAL = ("t_final", "theta_final", "loss_final")
+"""Where the trajectories of an ensemble ended: its time axis holds the saves alone."""
 
 GROUPS: dict[str, dict[str, Variable]] = {
     "problem": {
@@ -111,15 +114,18 @@ GROUPS: dict[str, dict[str, Variable]] = {
         "energy_residual": Variable(
             _TIME,
             "audit of the flow: energy balance",
-            "L(0) - L(t) - int_0^t grad L . g ds, by 7-point Gauss quadrature on the dense output"
-            " of steps, several together where they are small",
+            "L(0) - L(t) - int_0^t grad L . g ds, by Gauss quadrature on the dense output: 7 points"
+            " in steps, several together where they are small, or 4 in each step of a batch",
         ),
         "status": Variable((), "why the flow ended", _STATUS_FORMULA, required=True),
         "status_message": Variable((), "the verdict in sentences", _STATUS_FORMULA, required=True),
         "method": Variable((), "integrator", "see gflow methods", required=True),
         "method_reason": Variable((), "why this integrator", "see gflow methods", required=True),
-        "nfe": Variable((), "field evaluations", "count", required=True),
+        "nfe": Variable((), "field evaluations", _COUNT, required=True),
         "wall_seconds": Variable((), "wall-clock time of the integration", "measured", "s"),
+        "t_final": Variable((), "time where the trajectory of an ensemble ended", "t"),
+        "theta_final": Variable(("parameter",), "parameters there", "theta(t_final)"),
+        "loss_final": Variable((), "mean squared error there", "as loss"),
     },
     "flow_steps": {
         "t": Variable(_STEP, "start of the attempted step", "t", required=True),
@@ -130,9 +136,10 @@ GROUPS: dict[str, dict[str, Variable]] = {
             "RMS of error / (atol + rtol |theta|)",
         ),
         "accepted": Variable(_STEP, "1 if accepted, 0 if rejected, -1 padding", "flag", "1", True),
-        "nfe": Variable(_STEP, "field evaluations so far", "count", required=True),
-        "hessians": Variable(_STEP, "Jacobians of the field so far", "count"),
-        "linear_solves": Variable(_STEP, "matrix factorisations so far", "count"),
+        "nfe": Variable(_STEP, "field evaluations so far", _COUNT, required=True),
+        "hessians": Variable(_STEP, "Jacobians of the field so far", _COUNT),
+        "linear_solves": Variable(_STEP, "matrix factorisations so far", _COUNT),
+        "jvps": Variable(_STEP, "Jacobian-vector products so far", _COUNT),
     },
     "descent": {
         "theta": Variable(
@@ -236,7 +243,10 @@ def validate(tree: xr.DataTree) -> None:
     if "flow" in tree.children:
         faults += [] if "flow_steps" in tree.children else ["/flow is there without /flow_steps"]
         wanted = ("rtol", "atol")
-        faults += [f"/flow lacks the attribute {n}" for n in wanted if n not in tree["flow"].attrs]
+        flow = tree["flow"]
+        faults += [f"/flow lacks the attribute {n}" for n in wanted if n not in flow.attrs]
+        if "trajectory" in flow.dims:
+            faults += [f"/flow lacks {name}" for name in FINAL if name not in flow]
     if not {"flow", "descent"} & set(tree.children):
         faults.append("there is neither a /flow nor a /descent group")
     for name, node in tree.children.items():

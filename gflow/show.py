@@ -103,19 +103,21 @@ def _flow_end(groups: Mapping[str, xr.Dataset]) -> Rows:
 
 
 def _ensemble(groups: Mapping[str, xr.Dataset]) -> Rows:
-    flow, steps = groups["flow"], groups["flow_steps"]
-    rows: Rows = [
-        ("trajectory", "status", "t reached", "loss", "gradient norm", "sharpness", "evaluations")
-    ]
-    for i in range(flow.sizes["trajectory"]):
-        one = flow.isel(trajectory=i)
-        present = np.flatnonzero(np.isfinite(one.theta.values).all(-1))
-        end = one.isel(time=present[-1] if len(present) else 0)
-        values = [_value(end, name) for name in ("loss", "gradient_norm", "sharpness")]
-        nfe = int(steps.nfe.isel(trajectory=i).max()) if steps.sizes["step"] else 0
-        status, t = str(one.status.item()), _number(end.time.item())
-        rows.append((str(i), status, t, *(value or NOT_KNOWN for value in values), str(nfe)))
-    return rows
+    """One row per trajectory: where it ended, and what is known of its last save."""
+    flow = groups["flow"]
+    last = np.isfinite(flow.theta.values).all(-1).sum(axis=1).clip(min=1) - 1
+    columns: dict[str, Iterable[Any]] = {
+        "trajectory": range(len(last)),
+        "status": (str(status) for status in flow.status.values),
+        "t reached": flow.t_final.values,
+        "loss": flow.loss_final.values,
+    }
+    for name, title in (("gradient_norm", "gradient norm"), ("sharpness", "sharpness")):
+        if name in flow:
+            columns[f"{title} (last save)"] = flow[name].values[np.arange(len(last)), last]
+    columns["evaluations"] = flow.nfe.values
+    cells = [[_cell(value, 6) for value in values] for values in columns.values()]
+    return [tuple(columns), *zip(*cells, strict=True)]
 
 
 def _descents(groups: Mapping[str, xr.Dataset]) -> Rows:
@@ -188,8 +190,8 @@ def _absmax(values: Any) -> float:
     return float(finite.max()) if finite.size else math.nan
 
 
-def _cell(value: Any) -> str:
-    return str(value) if isinstance(value, str | int | np.integer) else _number(value, 4)
+def _cell(value: Any, digits: int = 4) -> str:
+    return str(value) if isinstance(value, str | int | np.integer) else _number(value, digits)
 
 
 def _number(value: float, digits: int = 6) -> str:

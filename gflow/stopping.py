@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,8 @@ from gflow.problem import Evaluation, Problem
 from gflow.status import Status
 from gflow.wording import did_you_mean
 
-Measure = Callable[[float, Tensor], float]
+Measure = Callable[[Any, Tensor], Tensor]
+"""Times (...) and thetas (..., P) to values (...)."""
 
 KEYS = ("loss", "gradient_norm", "steady_state", "max_steps", "wall_seconds")
 MAX_STEPS = 1_000_000
@@ -67,19 +69,63 @@ def read_stop(
         raise ProblemError(f'stop is {stop!r}; it must be a mapping such as {{"loss": 1e-6}}.')
     for key, value in (stop or {}).items():
         _check(key, value)
-    given = {k: v for k, v in (stop or {}).items() if v is not None and v is not False}
+    given = _given(stop)
     if math.isinf(t_end) and not given:
         raise ProblemError(
             f"t_end is infinite; give a stopping rule, one of {', '.join(KEYS)}, or a finite t_end."
         )
 
     rules = _rules(problem, field, rtol, atol)
-    targets = tuple(_target(*rules[key], float(given[key])) for key in rules if key in given)
+    targets = tuple(_target(*rules[key], given[key]) for key in rules if key in given)
     return Stop(
         targets,
         int(given.get("max_steps", MAX_STEPS)),
         float(given.get("wall_seconds", math.inf)),
     )
+
+
+class RowRules:
+    """Which trajectories of a batch meet a rule; says no where the rule has no value.
+
+    Parameters
+    ----------
+    stop : mapping or None
+        As for :func:`read_stop`, which checks it.
+    problem : Problem
+        Row i is trajectory i's.
+    field : Field
+        Of all trajectories.
+    rtol, atol : float
+    """
+
+    def __init__(
+        self,
+        stop: Mapping[str, Any] | None,
+        problem: Problem,
+        field: Field,
+        rtol: float,
+        atol: float,
+    ) -> None:
+        self._problem, self._field = problem, field
+        self._tolerances = rtol, atol
+        self._given = _given(stop)
+        self._indices: np.ndarray | None = None
+        self._rules: list[tuple[Measure, float]] = []
+
+    def __call__(self, indices: np.ndarray, t: np.ndarray, theta: Tensor) -> np.ndarray:
+        """Mask (B,) for the trajectories (B,) at times (B,) and rows (B, P)."""
+        if indices is not self._indices:
+            self._rules = self._of(torch.as_tensor(indices, device=theta.device))
+            self._indices = indices
+        met = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
+        for measure, threshold in self._rules:
+            met |= measure(t, theta) <= threshold
+        return met.cpu().numpy()
+
+    def _of(self, rows: Tensor) -> list[tuple[Measure, float]]:
+        field = self._field if self._field.select is None else self._field.select(rows)
+        rules = _rules(self._problem.select(rows), field, *self._tolerances)
+        return [(rules[key][1], self._given[key]) for key in rules if key in self._given]
 
 
 class _Probe:
@@ -101,15 +147,16 @@ def _rules(
 ) -> dict[str, tuple[Status, Measure]]:
     probe = _Probe(problem)
 
-    def loss(t: float, theta: Tensor) -> float:
-        return float(problem.loss_at(probe(theta).equilibrium))
+    def loss(t: Any, theta: Tensor) -> Tensor:
+        return problem.loss_at(probe(theta).equilibrium)
 
-    def norm(t: float, theta: Tensor) -> float:
-        return float(torch.linalg.vector_norm(probe(theta).gradient))
+    def norm(t: Any, theta: Tensor) -> Tensor:
+        size: Tensor = torch.linalg.vector_norm(probe(theta).gradient, dim=-1)
+        return size
 
-    def speed(t: float, theta: Tensor) -> float:
-        scaled = field(t, theta) / (atol + rtol * theta.abs())
-        return float(scaled.pow(2).mean().sqrt())
+    def speed(t: Any, theta: Tensor) -> Tensor:
+        scaled = field.function(t, theta) / (atol + rtol * theta.abs())
+        return scaled.pow(2).mean(-1).sqrt()
 
     return {
         "loss": (Status.LOSS, loss),
@@ -119,7 +166,13 @@ def _rules(
 
 
 def _target(status: Status, measure: Measure, threshold: float) -> Target:
-    return Target(status, lambda t, theta: measure(t, theta) - threshold)
+    return Target(status, lambda t, theta: float(measure(t, theta)) - threshold)
+
+
+def _given(stop: Mapping[str, Any] | None) -> dict[str, float]:
+    """The rules that are switched on."""
+    found = (stop or {}).items()
+    return {key: float(value) for key, value in found if value is not None and value is not False}
 
 
 def _check(key: str, value: Any) -> None:

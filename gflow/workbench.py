@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 from torch import Tensor
 
-from gflow import assemble
+from gflow import assemble, assemble_ensemble
 from gflow.assemble import Observables
 from gflow.descent import Descent, gradient_descent, record_times
 from gflow.diagnostics.energy import EnergyAudit
-from gflow.errors import ProblemError
+from gflow.ensemble_run import run_ensemble
 from gflow.flow_run import FlowOptions, Progress, ProgressCallback, Ticker, loss_and_norm, run_flow
 from gflow.integrators.trajectory import Trajectory
 from gflow.problem import ArrayLike, Problem
 from gflow.recording import Recording, make_recording
+from gflow.starts import one_start, pair_starts
 from gflow.status import Status
 from gflow.store.provenance import Provenance
 
@@ -52,7 +52,8 @@ def integrate(
     problem : Problem, or sequence of Problem
         A sequence gives an ensemble of flows of different problems of one shape.
     theta0 : array, shape (P,) or (B, P)
-        Start; (B, P) gives an ensemble, one trajectory a row.
+        Start; (B, P) gives an ensemble, one trajectory a row: together where the method is native
+        and t_end finite, else one after another.
     t_end : float
         End of the flow, on the clock t = eta k; infinite if `stop` holds something.
     method : str
@@ -66,7 +67,8 @@ def integrate(
     step_size : float, optional
         For fixed-step methods; shortened if it does not divide `t_end`, and said so.
     stop : mapping, optional
-        Any of ``loss``, ``gradient_norm``, ``steady_state``, ``max_steps``, ``wall_seconds``.
+        Any of ``loss``, ``gradient_norm``, ``steady_state``, ``max_steps``, ``wall_seconds``; the
+        last one is a budget of a whole ensemble.
     flow : str
         The vector field, see :mod:`gflow.flows`.
     evaluation : (x, y), optional
@@ -87,7 +89,9 @@ def integrate(
     -------
     xarray.DataTree
         Groups ``/problem``, ``/flow``, ``/flow_steps`` and, for the linear DEQ, ``/reference``.
-        A flow that fails on the way is returned too: see ``tree["flow"].status``.
+        A flow that fails on the way is returned too: see ``tree["flow"].status``. The flows of an
+        ensemble share the time axis of the saves, NaN beyond a flow's end; where each ended is in
+        ``t_final``, ``theta_final`` and ``loss_final``.
 
     Raises
     ------
@@ -104,7 +108,7 @@ def integrate(
     't_end'
     """
     options = FlowOptions(t_end, method, rtol, atol, times, spacing, step_size, stop, flow)
-    problems, starts, ensemble = _pair(problem, theta0)
+    problems, starts, ensemble = pair_starts(problem, theta0)
     recording = make_recording(
         problems[0],
         starts[0],
@@ -115,12 +119,9 @@ def integrate(
         progress=progress,
         provenance=provenance,
     )
-    groups: list[dict[str, xr.Dataset]] = []
-    for member, start in zip(problems, starts, strict=True):
-        groups.append(_flow_groups(member, start, options, recording))
-        if str(groups[-1]["flow"].status.values) == Status.INTERRUPTED:
-            break
-    return recording.tree(problems, _merge(groups, ensemble))
+    if ensemble:
+        return recording.tree(problems, _ensemble_groups(problems, starts, options, recording))
+    return recording.tree(problems, _flow_groups(problems[0], starts[0], options, recording))
 
 
 def descend(
@@ -163,7 +164,7 @@ def descend(
     xarray.DataTree
         Groups ``/problem``, ``/descent`` and, for the linear DEQ, ``/reference``.
     """
-    start = _one_start(problem, theta0)
+    start = one_start(problem, theta0)
     recording = make_recording(
         problem,
         start,
@@ -227,7 +228,7 @@ def compare(
         The groups of both, and ``/comparison``; those of the flow alone if it was interrupted.
     """
     options = FlowOptions(t_end, method, rtol, atol, times, spacing, step_size, stop, flow)
-    start = _one_start(problem, theta0)
+    start = one_start(problem, theta0)
     recording = make_recording(
         problem,
         start,
@@ -261,6 +262,25 @@ def _flow_groups(
     _, groups = _integrate_one(problem, start, options, recording)
     if recording.switches["reference"]:
         reference = assemble.reference_group(problem, start, groups["flow"].time.values, None)
+        groups |= {} if reference is None else {"reference": reference}
+    return groups
+
+
+def _ensemble_groups(
+    problems: Sequence[Problem],
+    starts: Sequence[Tensor],
+    options: FlowOptions,
+    recording: Recording,
+) -> dict[str, xr.Dataset]:
+    switches = recording.switches
+    audited = bool(switches["energy_residual"])
+    run = run_ensemble(problems, starts, options, recording.progress, audited)
+    flow = assemble_ensemble.flow_group(
+        problems, run, switches, recording.evaluation_problem, recording.observables
+    ).assign_attrs(rtol=options.rtol, atol=options.atol)
+    groups = {"flow": flow, "flow_steps": assemble_ensemble.steps_group(run.trajectories)}
+    if switches["reference"]:
+        reference = assemble_ensemble.reference_group(problems, starts, run.times)
         groups |= {} if reference is None else {"reference": reference}
     return groups
 
@@ -338,44 +358,3 @@ def _descent_groups(
         reference = assemble.reference_group(problem, start, times, descent.step_sizes)
         groups |= {} if reference is None else {"reference": reference}
     return groups
-
-
-def _pair(
-    problem: Problem | Sequence[Problem], theta0: ArrayLike
-) -> tuple[list[Problem], list[Tensor], bool]:
-    """Match problems and starts one to one; the flag says whether it is an ensemble."""
-    problems = [problem] if isinstance(problem, Problem) else list(problem)
-    if not problems or not all(isinstance(one, Problem) for one in problems):
-        raise ProblemError("problem must be a Problem, or a list of them that is not empty.")
-    starts = _finite_start(problems[0].theta(theta0))
-    if isinstance(problem, Problem) and starts.ndim == 1:
-        return problems, [starts], False
-    rows = list(starts) if starts.ndim == 2 else [starts] * len(problems)
-    problems = problems * len(rows) if len(problems) == 1 else problems
-    if len(rows) != len(problems):
-        raise ProblemError(f"there are {len(problems)} problems but {len(rows)} starts.")
-    if len({(p.n_parameters, p.model.parameter_names) for p in problems}) > 1:
-        raise ProblemError("the problems of an ensemble must have the same parameters.")
-    return problems, rows, True
-
-
-def _one_start(problem: Problem, theta0: ArrayLike) -> Tensor:
-    if not isinstance(problem, Problem):
-        raise ProblemError("problem must be one Problem here; loop over several.")
-    start = _finite_start(problem.theta(theta0))
-    if start.ndim != 1:
-        raise ProblemError("gradient descent starts from one theta (P,); loop over several.")
-    return start
-
-
-def _finite_start(theta: Tensor) -> Tensor:
-    if not bool(torch.isfinite(theta).all()):
-        raise ProblemError("theta0 is not finite; every entry must be a number.")
-    return theta
-
-
-def _merge(groups: Sequence[dict[str, xr.Dataset]], ensemble: bool) -> dict[str, xr.Dataset]:
-    if not ensemble:
-        return groups[0]
-    names = [name for name in groups[0] if all(name in group for group in groups)]
-    return {n: assemble.stack_trajectories([group[n] for group in groups]) for n in names}

@@ -86,6 +86,15 @@ def test_the_validator_names_each_violation(
         gflow.validate(tree)
 
 
+def test_an_ensemble_tells_where_each_trajectory_ended() -> None:
+    problem = gflow.Problem(gflow.LinearDEQ(1), [[0.5], [1.0]], [1.0, 2.0])
+    tree = gflow.integrate(problem, [[0.1, 0.0], [0.2, 0.0]], 1.0, times=3)
+    gflow.validate(tree)
+    tree["flow"] = xr.DataTree(tree["flow"].to_dataset().drop_vars(["t_final", "loss_final"]))
+    with pytest.raises(SchemaError, match="/flow lacks t_final; /flow lacks loss_final"):
+        gflow.validate(tree)
+
+
 def test_a_tree_without_a_run_is_refused(tree: xr.DataTree) -> None:
     bare = xr.DataTree.from_dict({"problem": tree["problem"].to_dataset()})
     bare.attrs = tree.attrs

@@ -14,8 +14,9 @@ from gflow.integrators.driver import integrate_field
 from gflow.integrators.registry import resolve
 from gflow.models import SingleIndexDEQ
 from gflow.problem import Problem
+from gflow.stacking import ProblemStack
 from gflow.status import Status
-from gflow.stopping import KEYS, MAX_STEPS, read_stop
+from gflow.stopping import KEYS, MAX_STEPS, RowRules, read_stop
 
 RTOL, ATOL = 1e-8, 1e-12
 
@@ -167,6 +168,23 @@ def test_a_step_budget_is_an_integer(problem, value):
     with pytest.raises(ProblemError) as refusal:
         _read(problem, {"max_steps": value})
     assert str(refusal.value) == f"stop.max_steps is {value!r}; it must be a positive integer."
+
+
+@pytest.mark.parametrize("stop", [{"loss": 0.05}, {"gradient_norm": 0.1}, {"steady_state": 1e7}])
+def test_the_rules_of_rows_are_those_of_lone_thetas(problem, stop):
+    rng = np.random.default_rng(8)
+    problems = [problem.on(problem.x, problem.y * scale) for scale in np.linspace(0.5, 1.5, 12)]
+    theta = problem.theta(np.array([0.8, -0.5, -0.7]) + 0.3 * rng.normal(size=(12, 3)))
+    theta[4, -1] = 1.5
+    stack = ProblemStack(problems)
+    rules = RowRules(stop, stack, gradient_flow(stack), RTOL, ATOL)
+    targets = [_read(one, stop, field=gradient_flow(one)).targets[0] for one in problems]
+    expected = np.array([x.is_met(0.0, row) for x, row in zip(targets, theta, strict=True)])
+    assert 2 <= expected.sum() <= 9
+    assert not expected[4]
+    for chosen in (np.arange(12), np.array([1, 4, 7, 11]), np.arange(12)):
+        found = rules(chosen, np.zeros(len(chosen)), theta[chosen])
+        np.testing.assert_array_equal(found, expected[chosen])
 
 
 def test_numbers_of_numpy_are_numbers(problem):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor
 
+from gflow.diagnostics.rows import row_equilibria
 from gflow.models.base import Equilibrium
 from gflow.problem import EXACT, Problem
 
@@ -79,6 +80,7 @@ def evaluate_pointwise(
     Parameters
     ----------
     problem : Problem
+        One of all rows, or a stack whose row i belongs to ``theta[i]``.
     theta : Tensor, shape (..., P)
         Rows that are NaN give NaN.
     names : collection of str
@@ -86,32 +88,41 @@ def evaluate_pointwise(
     every_sharpness : bool
         Compute the sharpness at every save, whatever it costs.
     """
+    runs = theta if theta.ndim > 2 else theta.reshape(1, -1, theta.shape[-1])
+    owners = torch.arange(len(runs), device=theta.device)
     flat = theta.reshape(-1, theta.shape[-1])
+    rows = owners.repeat_interleave(len(flat) // len(runs))
     chosen = {name: function for name, function in POINTWISE.items() if name in names}
     parts: dict[str, list[Tensor]] = {name: [] for name in chosen}
-    for equilibrium in problem.equilibria(flat):
+    for part, equilibrium in row_equilibria(problem, flat, rows):
         for name, function in chosen.items():
-            value = function(problem, equilibrium)
+            value = function(part, equilibrium)
             parts[name].append(torch.where(equilibrium.valid, value, torch.nan))
     found = {name: torch.cat(values) for name, values in parts.items()}
     if "sharpness" in names and problem.n_parameters <= SHARPNESS_LIMIT:
-        found["sharpness"] = _sharpness_at_saves(problem, theta, every_sharpness)
+        found["sharpness"] = _sharpness_at_saves(problem, runs.flatten(1, -2), every_sharpness)
     return {name: value.reshape(theta.shape[:-1]) for name, value in found.items()}
 
 
-def _sharpness_at_saves(problem: Problem, theta: Tensor, every: bool) -> Tensor:
-    """Sharpness (...) of the saves (..., T, P): of each run as many as its share of the work."""
-    runs = theta.reshape(-1, *theta.shape[-2:]) if theta.ndim > 1 else theta[None, None]
-    size = theta.shape[-1]
+def _sharpness_at_saves(problem: Problem, runs: Tensor, every: bool) -> Tensor:
+    """Sharpness (R, T) of the saves (R, T, P): of each run as many as its share of the work."""
+    size = runs.shape[-1]
     share = max(SHARPNESS_LEAST, SHARPNESS_WORK // size**2 // len(runs))
     values = runs.new_full(runs.shape[:-1], torch.nan)
-    for run, found in zip(runs, values, strict=True):
-        saved = torch.nonzero(~torch.isnan(run).any(-1))[:, 0]
-        count = len(saved) if every else min(len(saved), share)
-        if count == 0:
-            continue
-        spread = torch.linspace(0, len(saved) - 1, count, dtype=torch.float64).round().long()
-        chosen = saved[spread.to(saved.device)]
-        equilibria = problem.equilibria(run[chosen], cost=size)
-        found[chosen] = torch.cat([sharpness(problem, equilibrium) for equilibrium in equilibria])
-    return values.reshape(theta.shape[:-1])
+    saved = ~torch.isnan(runs).any(-1)
+    chosen = saved if every else torch.stack([_spread(run, share) for run in saved])
+    owners, places = torch.nonzero(chosen, as_tuple=True)
+    for part, equilibrium in row_equilibria(problem, runs[owners, places], owners, cost=size):
+        found = sharpness(part, equilibrium)
+        values[owners[: len(found)], places[: len(found)]] = found
+        owners, places = owners[len(found) :], places[len(found) :]
+    return values
+
+
+def _spread(saved: Tensor, share: int) -> Tensor:
+    """Mask (T,) of at most `share` of the saves, evenly spread, the first and last among them."""
+    places = torch.nonzero(saved)[:, 0]
+    spread = torch.linspace(0, len(places) - 1, min(len(places), share), dtype=torch.float64)
+    chosen = torch.zeros_like(saved)
+    chosen[places[spread.round().long().to(places.device)]] = True
+    return chosen

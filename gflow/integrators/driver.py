@@ -119,10 +119,16 @@ class _Run:
     """One integration: the accepted point, the log and the loop."""
 
     def __init__(
-        self, field: Field, t0: float, theta0: Tensor, method: Method, settings: Settings
+        self,
+        field: Field,
+        t0: float,
+        theta0: Tensor,
+        method: Method,
+        settings: Settings,
+        size: float | None,
     ) -> None:
         self.method, self.settings = method, settings
-        self.size = float(theta0.abs().max())
+        self.size = float(theta0.abs().max()) if size is None else size
         self.t, self.theta = t0, theta0
         self.log: list[LoggedStep] = []
         self.linear_solves = self.retries = 0
@@ -266,6 +272,7 @@ def integrate_field(
     dense: bool = False,
     landings: Sequence[float] = (),
     t0: float = 0.0,
+    size: float | None = None,
 ) -> Trajectory:
     """Integrate one field from t0; never raises for what happens on the way.
 
@@ -294,6 +301,8 @@ def integrate_field(
         misses its tolerance steps onto them.
     t0 : float
         Where to begin; saves up to it are left out.
+    size : float, optional
+        Largest |theta| where the trajectory began, if not in theta0: growth is relative to it.
 
     Returns
     -------
@@ -306,7 +315,7 @@ def integrate_field(
     tightened = replace(
         settings, rtol=settings.rtol * factor, atol=settings.atol * factor, landings=tuple(stops)
     )
-    run = _Run(field, t0, theta0, method, tightened)
+    run = _Run(field, t0, theta0, method, tightened, size)
     meter = Meter(field, began + wall_seconds)
     saver, path = Saver(times, theta0, t0), Path()
     watching: list[Observer] = [saver, *([path] if dense else []), *observers]

@@ -121,11 +121,15 @@ class _Saves:
 
 @dataclass(frozen=True)
 class _Origin:
-    """Where some trajectories begin a part of their way: indices, times, rows and first steps."""
+    """Where some trajectories begin a part of their way: indices, times, rows and first steps.
+
+    `size` is the largest |theta| of each where its whole way began.
+    """
 
     ids: np.ndarray
     t: np.ndarray
     theta: Tensor
+    size: np.ndarray
     dt: np.ndarray | None = None
 
 
@@ -139,7 +143,7 @@ class _Batch:
         self.meter = Meter(field, deadline)
         self.field = self.meter.field
         self.ids = origin.ids
-        self.size = origin.theta.abs().amax(-1).cpu().numpy()
+        self.size = origin.size
         self.failures = np.zeros(len(origin.ids), dtype=int)
         self.solves = self.attempts = 0
         self.log: list[tuple[np.ndarray, np.ndarray]] = []
@@ -289,7 +293,8 @@ def integrate_ensemble(field: Field, theta0: Tensor, times: Tensor, plan: Plan) 
     began = time.perf_counter()
     deadline = began + plan.wall_seconds
     saves = _Saves(times, theta0)
-    origin = _Origin(np.arange(len(theta0)), np.zeros(len(theta0)), theta0)
+    size = theta0.abs().amax(-1).cpu().numpy()
+    origin = _Origin(np.arange(len(theta0)), np.zeros(len(theta0)), theta0, size)
     batches = []
     with torch.no_grad():
         batch = _Batch(field, origin, saves, plan, deadline)
@@ -314,6 +319,7 @@ def _moved(field: Field, batch: _Batch, plan: Plan, deadline: float) -> _Batch:
         ids,
         np.array([end.t for end in ends]),
         torch.stack([end.theta for end in ends]),
+        batch.origin.size[ids],
         np.array([end.dt for end in ends]),
     )
     if field.select is not None:
@@ -371,6 +377,7 @@ class _Finals:
             wall_seconds=max(0.0, self.deadline - time.perf_counter()),
             observers=() if plan.observer is None else (plan.observer.alone(index),),
             t0=end.t,
+            size=float(self.batches[0].origin.size[index]),
         )
         self.interrupted = later.status is Status.INTERRUPTED
         place = torch.searchsorted(self.grid, later.t).clamp(max=len(self.grid) - 1)

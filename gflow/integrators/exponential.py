@@ -27,6 +27,7 @@ from gflow.integrators.krylov import KrylovPropagator
 from gflow.integrators.native import Cache, NativeMethod, State, System, Trial, column
 from gflow.integrators.propagators import (
     EigenPropagator,
+    LonePropagator,
     MatrixPropagator,
     Propagator,
     Term,
@@ -123,7 +124,9 @@ def _propagator(
 ) -> Propagator:
     cache = state.cache
     if "eigenvalues" in cache:
-        return EigenPropagator(cache["eigenvalues"], cache["eigenvectors"], width)
+        alone = len(theta) == 1 and theta.device.type == "cpu"
+        kind = LonePropagator if alone else EigenPropagator
+        return kind(cache["eigenvalues"], cache["eigenvectors"], width)
     if "jacobian" in cache:
         return MatrixPropagator(cache["jacobian"], width)
     settings = state.settings

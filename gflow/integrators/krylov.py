@@ -77,7 +77,7 @@ class KrylovPropagator:
         """The space of a vector, large enough for its phi_1."""
         self.solves += 1
         size = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
-        basis = [vector / size.clamp(min=1e-300)]
+        basis = [vector / size.clamp(min=1e-30)]
         columns: list[Tensor] = []
         most = min(LARGEST, vector.shape[-1])
         while len(columns) < most:
@@ -136,7 +136,7 @@ class KrylovPropagator:
 
     def _last_entry(self, space: Space) -> Tensor:
         """|e_m^T phi_1(h H) e_1|, shape (B, 1)."""
-        return (self._phi(space, 1.0)[0][:, -1:] / space.size.clamp(min=1e-300)).abs()
+        return (self._phi(space, 1.0)[0][:, -1:] / space.size.clamp(min=1e-30)).abs()
 
     def _phi(self, space: Space, x: float) -> Tensor:
         """size * phi_k(x h H) e_1 for k = 1..4, shape (4, B, m)."""

@@ -67,7 +67,7 @@ class System:
     def jvp(self, t: np.ndarray, theta: Tensor, vector: Tensor) -> Tensor:
         """The Jacobian times a vector (B, P), by a difference if the field offers none."""
         if self.field.jvp is None:
-            step = _difference(theta) / _norm(vector).clamp(min=1e-300)
+            step = _difference(theta) / _norm(vector).clamp(min=1e-30)
             return (self.value(t, theta + step * vector) - self.value(t, theta)) / step
         if self.field.batched:
             return self.field.jvp(t, theta, vector)
@@ -81,15 +81,15 @@ class System:
             return _rows(self.field.time_derivative, t, theta)
         if self.field.autonomous:
             return None
-        step = 1e-8 * np.maximum(np.abs(t), 1.0)
+        step = torch.finfo(value.dtype).eps ** 0.5 * np.maximum(np.abs(t), 1.0)
         aside = np.where(t > step, t - step, t + step)  # never beyond the end
         return (self.value(aside, theta) - value) / column(aside - t, theta)
 
     def _differences(self, t: np.ndarray, theta: Tensor) -> Tensor:
-        start, columns = self.value(t, theta), []
+        start, columns, step = self.value(t, theta), [], _difference(theta)[:, 0]
         for index in range(theta.shape[-1]):
             moved = theta.clone()
-            moved[:, index] += 1.5e-8 * theta[:, index].abs().clamp(min=1e-3)
+            moved[:, index] += step
             width = (moved - theta)[:, index, None]
             columns.append((self.value(t, moved) - start) / width)
         return torch.stack(columns, dim=-1)
@@ -274,26 +274,29 @@ class NativeMethod(Method):
         if field.batched and field.branch is not None:
             jumped = field.branch(trial.theta) != field.branch(state.theta)
             ratio = np.where(jumped.cpu().numpy(), np.nan, ratio)
-        accepted = ratio <= 1.0
         step = BatchStep(
             state.t,
             np.where(last, settings.t_end, state.t + dt),
             ratio,
-            accepted,
+            ratio <= 1.0,
             state.theta,
             trial.theta,
             trial.dense,
             trial.linear_solves,
         )
-        factor = self.controller.factors(ratio, state.ratio, state.retrying)
+        cache = state.cache
+        if step.accepted.any():
+            cache = self.renew(system, step, trial, state)
+            if field.batched:  # a lone field has raised
+                step, cache = _checked(step, cache, state.cache)
+        factor = self.controller.factors(step.ratio, state.ratio, state.retrying)
         t, theta = _accepted(step)
-        cache = self.renew(system, step, trial, state) if accepted.any() else state.cache
         return State(
             t,
             dt * factor,
             theta,
-            np.where(accepted, np.maximum(ratio, 1e-4), state.ratio),
-            ~accepted,
+            np.where(step.accepted, np.maximum(step.ratio, 1e-4), state.ratio),
+            ~step.accepted,
             cache,
             None if field.memory is None else field.memory.value,
             settings,
@@ -352,6 +355,22 @@ def merge(step: BatchStep, new: Tensor, old: Tensor) -> Tensor:
         return new
     where = torch.as_tensor(step.accepted, device=new.device)
     return torch.where(where.reshape(-1, *(1 for _ in new.shape[1:])), new, old)
+
+
+def _checked(step: BatchStep, cache: Cache, old: Cache) -> tuple[BatchStep, Cache]:
+    """The attempt with those rows rejected too whose field has no value where they lead."""
+    whole = torch.isfinite(cache["value"]).all(-1).cpu().numpy() | ~step.accepted
+    if whole.all():
+        return step, cache
+    ratio = np.where(whole, step.ratio, np.nan)
+    step = replace(step, ratio=ratio, accepted=step.accepted & whole)
+    return step, {name: _kept(step, value, old[name]) for name, value in cache.items()}
+
+
+def _kept(step: BatchStep, new: Any, old: Any) -> Any:
+    if isinstance(new, np.ndarray):
+        return np.where(step.accepted, new, old)
+    return merge(step, new, old)
 
 
 def scaled_norm(vector: Tensor, scale: Tensor) -> np.ndarray:

@@ -40,7 +40,7 @@ def fastest_rates(field: Field, t: np.ndarray, theta: Tensor) -> Tensor | None:
     for _ in range(POWER_ITERATIONS):
         image = _at_rows(field, field.jvp, t, theta, vector)
         rate = torch.linalg.vector_norm(image, dim=-1)
-        vector = image / rate.clamp(min=1e-300)[:, None]
+        vector = image / rate.clamp(min=1e-30)[:, None]
     return rate
 
 

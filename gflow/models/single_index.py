@@ -87,15 +87,22 @@ class SingleIndexDEQ(Model):
         other.activation = activation
         return other
 
+    def _edges(self, theta2: Tensor) -> tuple[Tensor | float, Tensor]:
+        """1 - theta2 sigma' at the ends of the range of sigma', for theta2 (..., 1)."""
+        first, last = self.activation.slope_min, self.activation.slope_max
+        return 1.0 if first == 0 else 1.0 - theta2 * first, 1.0 - theta2 * last
+
     def _slope_bounds(self, theta2: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds of 1 - theta2 sigma' over the real line, for theta2 (..., 1)."""
-        ends = 1.0 - theta2 * self.activation.slope_min, 1.0 - theta2 * self.activation.slope_max
-        return torch.minimum(*ends), torch.maximum(*ends)
+        first, last = self._edges(theta2)
+        first = torch.as_tensor(first).to(last)
+        return torch.minimum(first, last), torch.maximum(first, last)
 
     def admissible(self, theta: Tensor) -> Tensor:
         """Whether theta (..., P) is finite and its equilibrium unique, shape (...)."""
-        low, high = self._slope_bounds(theta[..., -1:])
-        return torch.isfinite(theta).all(-1) & (low * high > 0)[..., 0]
+        first, last = self._edges(theta[..., -1:])
+        one_sign: Tensor = (first * last > 0)[..., 0]
+        return one_sign & torch.isfinite(theta.sum(-1))
 
     def equilibrium(self, theta: Tensor, x: Tensor, warm: Tensor | None = None) -> Equilibrium:
         """Solve F(s) = s - theta1.x - theta2 sigma(s) = 0 by Newton in s, safeguarded if need be."""
@@ -229,8 +236,8 @@ class SingleIndexDEQ(Model):
 
     def branch(self, theta: Tensor) -> Tensor:
         """The sign of 1 - theta2 sigma' where it is one, 0 elsewhere."""
-        low, high = self._slope_bounds(theta[..., -1:])
-        return torch.where(low * high > 0, torch.sign(low), 0.0)[..., 0]
+        first, last = self._edges(theta[..., -1:])
+        return torch.where(first * last > 0, torch.sign(last), 0.0)[..., 0]
 
     def sphere_radius(self, theta: Tensor) -> Tensor:
         """R = sqrt(|theta1|^2 + (1 - theta2)^2); conserved for the identity only ([DR] Thm 3.1)."""

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from gflow.diagnostics.energy import NODES, EnergyAudit
+from gflow.diagnostics.energy import NODES, BatchAudit, EnergyAudit
 from gflow.flows import gradient_flow
 from gflow.integrators.base import Settings
 from gflow.integrators.driver import Target, integrate_field
+from gflow.integrators.ensemble import Plan, integrate_ensemble
 from gflow.integrators.registry import resolve
 from gflow.models import LinearDEQ, SingleIndexDEQ
 from gflow.problem import Problem
+from gflow.stacking import ProblemStack
 from gflow.status import Status
 
 METHODS = ["dopri5", "dopri8", "DOP853", "RK45", "LSODA", "Radau", "BDF"]
@@ -153,3 +155,28 @@ def test_float32_flows_are_audited_to_their_own_rounding():
     trajectory, audit = _audited(problem, rtol=1e-5)
     assert audit.integral(trajectory.t).dtype == torch.float64
     assert float(_residual(problem, trajectory, audit).abs().max()) <= 5e-5
+
+
+@pytest.mark.parametrize("rows", [1, 4096])
+@pytest.mark.parametrize("method", ["tsit5", "exprb43"])
+def test_the_audit_of_a_batch_closes(monkeypatch, method, rows):
+    monkeypatch.setattr("gflow.diagnostics.energy.BATCH_ROWS", rows)
+    problems = [_problem(), _problem().on(_problem().x, 2 * _problem().y)]
+    stack = ProblemStack(problems)
+    audit = BatchAudit(stack, problems.__getitem__)
+    start = stack.theta([[-0.4, 0.3, 0.2], [0.5, 0.1, -0.3]])
+    saves = torch.linspace(0, 5.0, 21, dtype=torch.float64)
+    plan = Plan(
+        resolve(method),
+        Settings(5.0, 1e-7, 1e-10),
+        lambda index: gradient_flow(problems[index]),
+        observer=audit,
+    )
+    found = integrate_ensemble(gradient_flow(stack), start, saves, plan)
+    integrals = audit.integrals(saves, np.array([5.0, 2.6]))
+    for problem, trajectory, integral in zip(problems, found, integrals, strict=True):
+        loss = problem.loss(trajectory.theta)
+        inside = integral.isfinite()
+        residual = (loss[0] - loss - integral)[inside] / loss[0]
+        assert float(residual.abs().max()) <= 1e-7
+    assert integrals.isnan().sum(-1).tolist() == [0, 10]

@@ -9,6 +9,7 @@ import torch
 from gflow.diagnostics.pointwise import POINTWISE, evaluate_pointwise
 from gflow.models import LinearDEQ, SingleIndexDEQ
 from gflow.problem import Problem
+from gflow.stacking import ProblemStack
 
 ALL = (*POINTWISE, "sharpness")
 
@@ -94,7 +95,7 @@ def test_rows_that_are_nan_or_lost_give_nan_and_harm_no_other():
 def test_chunks_change_nothing(monkeypatch):
     problem, theta = _problem(), _thetas(7)
     whole = evaluate_pointwise(problem, theta, ALL)
-    monkeypatch.setattr("gflow.problem.CHUNK", 24)
+    monkeypatch.setattr("gflow.diagnostics.rows.CHUNK", 24)
     for key, value in evaluate_pointwise(problem, theta, ALL).items():
         assert torch.allclose(value, whole[key], rtol=1e-12, atol=1e-15), key
 
@@ -108,7 +109,7 @@ def test_the_equilibria_are_solved_once_for_all_but_the_sharpness(monkeypatch):
     evaluate_pointwise(problem, _thetas(6), POINTWISE)
     assert solved == [6]
     solved.clear()
-    monkeypatch.setattr("gflow.problem.CHUNK", 2 * 8 * 3)
+    monkeypatch.setattr("gflow.diagnostics.rows.CHUNK", 2 * 8 * 3)
     evaluate_pointwise(problem, _thetas(6), ALL)
     assert solved == [6, 2, 2, 2]  # n = 8 samples with a row of P = 3 numbers each
 
@@ -151,3 +152,17 @@ def test_beyond_the_limit_there_is_no_sharpness(monkeypatch):
 def test_float32_is_kept():
     found = evaluate_pointwise(_problem(dtype="float32"), _thetas(3).float(), ALL)
     assert {value.dtype for value in found.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("chunk", [24, 2**21])
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_stack_has_each_problem_s_own_values(monkeypatch, shared, chunk):
+    monkeypatch.setattr("gflow.diagnostics.rows.CHUNK", chunk)
+    first, theta = _problem(), _thetas(4, 5)
+    theta[2, 3:] = torch.nan
+    moved = [first.x + (0.0 if shared else 0.1 * k) for k in range(4)]
+    problems = [first.on(x, first.y * (1 + k)) for k, x in enumerate(moved)]
+    found = evaluate_pointwise(ProblemStack(problems), theta, ALL)
+    for k, problem in enumerate(problems):
+        for key, value in evaluate_pointwise(problem, theta[k], ALL).items():
+            assert torch.allclose(found[key][k], value, rtol=1e-11, atol=1e-14, equal_nan=True), key

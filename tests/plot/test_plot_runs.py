@@ -40,7 +40,7 @@ def test_ensembles_are_thin_lines_with_one_entry_in_the_key(ensemble: xr.DataTre
 
 
 def test_padding_of_a_shorter_trajectory_is_not_drawn() -> None:
-    tree = gflow.integrate(tanh_problem(dim=1), [[0.5, 0.9], [0.5, -0.5]], 2.0, times=9)
+    tree = gflow.integrate(tanh_problem(dim=1), [[0.5, 0.9], [0.5, -0.5]], 2.0, times=41)
     assert list(tree["flow"].status.values) == ["equilibrium_lost", "t_end"]
     figure = plot_run(tree)
     for line, member in zip(lines_of(axes_of(figure)["loss"], "black"), (0, 1), strict=True):

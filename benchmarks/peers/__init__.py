@@ -1,0 +1,1 @@
+"""Other libraries on the benchmarks' problems, one module each; all are optional."""

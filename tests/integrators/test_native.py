@@ -1,0 +1,291 @@
+"""What native methods share: rows, states that can be kept, and steps judged row by row."""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import gflow.integrators.stiffness as stiffness
+from gflow.flows import gradient_flow
+from gflow.integrators.base import Breakdown, Field, Memory, Settings
+from gflow.integrators.explicit import TSIT5_METHOD
+from gflow.integrators.exponential import EXPRB43
+from gflow.integrators.native import NativeMethod, System
+from gflow.integrators.registry import METHODS
+from gflow.integrators.stiffness import StiffnessWatch, Switching
+from gflow.models import LinearDEQ, SingleIndexDEQ
+from gflow.problem import Problem
+from gflow.status import Status
+
+NATIVE = [method for method in METHODS.values() if isinstance(method, NativeMethod)]
+each_method = pytest.mark.parametrize("method", NATIVE, ids=lambda method: method.info.name)
+DRIFT = torch.tensor([[0.0, 1.0, 0.3], [-1.0, 0.2, 0.0], [0.5, 0.0, -2.0]], dtype=torch.float64)
+
+
+def _value(t, y):
+    return math.cos(t) * (DRIFT @ y) - y**3
+
+
+def _jacobian(t, y):
+    return math.cos(t) * DRIFT - torch.diag(3 * y * y)
+
+
+LONE = Field(
+    _value,
+    jacobian=_jacobian,
+    jvp=lambda t, y, v: _jacobian(t, y) @ v,
+    time_derivative=lambda t, y: -math.sin(t) * (DRIFT @ y),
+)
+
+
+def _batched(function):
+    def rows(t, *points):
+        return torch.stack([function(float(time), *row) for time, *row in zip(t, *points)])
+
+    return None if function is None else rows
+
+
+BATCHED = Field(
+    _batched(_value),
+    jacobian=_batched(_jacobian),
+    jvp=_batched(LONE.jvp),
+    time_derivative=_batched(LONE.time_derivative),
+    batched=True,
+)
+TIMES = np.array([0.0, 0.7, 1.9])
+THETA = torch.tensor(np.random.default_rng(7).normal(size=(3, 3)))
+VECTOR = torch.tensor(np.random.default_rng(8).normal(size=(3, 3)))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_field_of_one_point_is_lifted_to_rows(rows):
+    t, theta, vector = TIMES[:rows], THETA[:rows], VECTOR[:rows]
+    lone, batch = System(LONE), System(BATCHED)
+    value = batch.value(t, theta)
+    assert torch.equal(lone.value(t, theta), value)
+    assert torch.equal(lone.jacobian(t, theta), batch.jacobian(t, theta))
+    for ours, theirs in zip(lone.linearise(t, theta), batch.linearise(t, theta), strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(lone.jvp(t, theta, vector), batch.jvp(t, theta, vector))
+    change = lone.time_derivative(t, theta, value)
+    assert torch.equal(change, batch.time_derivative(t, theta, value))
+    assert change.shape == theta.shape
+
+
+@pytest.mark.parametrize("field", [LONE, BATCHED], ids=["lone", "batched"])
+def test_what_a_field_does_not_offer_is_taken_by_differences(field):
+    bare = System(replace(field, jacobian=None, jvp=None, time_derivative=None))
+    full = System(field)
+    value = full.value(TIMES, THETA)
+    pairs = [
+        (bare.jacobian(TIMES, THETA), full.jacobian(TIMES, THETA)),
+        (bare.jvp(TIMES, THETA, VECTOR), full.jvp(TIMES, THETA, VECTOR)),
+        (bare.time_derivative(TIMES, THETA, value), full.time_derivative(TIMES, THETA, value)),
+    ]
+    for found, exact in pairs:
+        assert torch.allclose(found, exact, rtol=1e-6, atol=3e-7)
+    assert not bare.jvp(TIMES, THETA, torch.zeros_like(VECTOR)).any()
+    autonomous = System(replace(field, time_derivative=None, autonomous=True))
+    assert autonomous.time_derivative(TIMES, THETA, value) is None
+
+
+def test_differences_fit_single_precision():
+    field = Field(lambda t, y: math.cos(t) * (DRIFT.float() @ y) - y**3)
+    found, theta = System(field), THETA.float()
+    value = found.value(TIMES, theta)
+    exact = System(LONE)
+    for ours, theirs in (
+        (found.jacobian(TIMES, theta), exact.jacobian(TIMES, THETA)),
+        (found.time_derivative(TIMES, theta, value), exact.time_derivative(TIMES, THETA, value)),
+        (found.jvp(TIMES, theta, VECTOR.float()), exact.jvp(TIMES, THETA, VECTOR)),
+        (found.jvp(TIMES, theta, 0 * theta), 0 * THETA),
+    ):
+        assert ours.dtype == torch.float32
+        assert torch.allclose(ours.double(), theirs, rtol=1e-2, atol=1e-2)
+
+
+def test_no_difference_in_time_looks_beyond_the_point():
+    """t = 0 is the only time from where it looks ahead."""
+    seen = []
+
+    def clock(t, y):
+        seen.append(t)
+        return y * t
+
+    System(Field(clock)).time_derivative(TIMES, THETA, 0 * THETA)
+    assert 0 < seen[0] < 1e-7
+    assert all(aside < t for aside, t in zip(seen[1:], TIMES[1:], strict=True))
+
+
+@each_method
+def test_some_rows_of_a_state_go_on_as_they_would_have(method):
+    settings = Settings(3.0, 1e-4, 1e-6)
+    state = method.start(BATCHED, TIMES, THETA, settings)
+    state, _ = method.advance(BATCHED, state)
+    part = state.select(np.array([2, 0]))
+    assert part.t.tolist() == state.t[[2, 0]].tolist()
+    for name, value in state.cache.items():
+        assert len(part.cache[name]) == 2, name
+        assert torch.equal(torch.as_tensor(part.cache[name]), torch.as_tensor(value)[[2, 0]])
+    later, step = method.advance(BATCHED, state)
+    later_part, step_part = method.advance(BATCHED, part)
+    assert torch.allclose(step_part.theta1, step.theta1[[2, 0]], rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(later_part.dt, later.dt[[2, 0]], rtol=1e-10)
+
+
+def test_a_row_is_as_a_lone_run():
+    """First steps, error ratios and the times reached."""
+    settings = Settings(3.0, 1e-5, 1e-8)
+    for method in NATIVE:
+        state = method.start(BATCHED, np.zeros(3), THETA, settings)
+        lone = method.init(LONE, 0.0, THETA[1], settings)
+        assert state.dt[1] == pytest.approx(lone.dt[0], rel=1e-12)
+        for _ in range(3):
+            state, step = method.advance(BATCHED, state)
+            lone, alone = method.advance(LONE, lone)
+            assert step.ratio[1] == pytest.approx(alone.ratio[0], rel=1e-6)
+            assert torch.allclose(step.theta1[1], alone.theta1[0], rtol=1e-12, atol=1e-14)
+
+
+@each_method
+def test_a_last_step_goes_to_the_end_and_leaves_no_splinter(method):
+    state = method.start(BATCHED, TIMES, THETA, Settings(2.0, 1.0, 1.0), np.full(3, 0.0995))
+    _, step = method.advance(BATCHED, state)
+    assert step.t1[-1] == 2.0
+    np.testing.assert_allclose(step.t1, [0.0995, 0.7995, 2.0], rtol=1e-15)
+
+
+@each_method
+def test_a_row_without_a_value_is_rejected_alone(method):
+    def broken(t, y):
+        return torch.where((y[:, :1] > 5) & (torch.as_tensor(t) > 0)[:, None], torch.nan, -y)
+
+    def jacobian(t, y):
+        return -torch.eye(3, dtype=y.dtype).expand(len(y), 3, 3)
+
+    field = Field(broken, jacobian, lambda t, y, v: -v, batched=True, symmetric=True)
+    theta = torch.tensor([[1.0, 1, 1], [6, 1, 1]], dtype=torch.float64)
+    settings = Settings(1.0, 1e-3, 1e-6)
+    state = method.start(field, np.zeros(2), theta, settings, np.full(2, 0.01))
+    state, step = method.advance(field, state)
+    assert step.accepted.tolist() == [True, False]
+    assert np.isnan(step.ratio[1])
+    assert state.dt[1] == pytest.approx(0.0025)
+    assert torch.equal(state.theta[1], theta[1])
+    assert torch.isfinite(state.theta).all()
+
+
+@each_method
+def test_a_step_that_jumps_to_another_branch_is_rejected(method):
+    field = Field(
+        lambda t, y: -y,
+        jacobian=lambda t, y: -torch.eye(3, dtype=y.dtype).expand(len(y), 3, 3),
+        jvp=lambda t, y, v: -v,
+        symmetric=True,
+        batched=True,
+        branch=lambda y: (y[..., 0] > 0.9).long(),
+    )
+    theta = torch.tensor([[1.0, 1, 1], [0.5, 1, 1]], dtype=torch.float64)
+    state = method.start(field, np.zeros(2), theta, Settings(3.0, 0.1, 0.1), np.full(2, 0.2))
+    _, step = method.advance(field, state)
+    assert step.accepted.tolist() == [False, True]
+    assert np.isnan(step.ratio).tolist() == [True, False]
+
+
+@each_method
+def test_an_error_test_that_fails_at_the_smallest_step_is_said_so(method):
+    field = Field(lambda t, y: torch.sin(1e9 * y / 1e-9) * 1e12, jacobian=lambda t, y: 0 * DRIFT)
+    state = method.init(field, 1.0, THETA[0], Settings(2.0, 1e-12, 1e-12, first_step=1e-9))
+    with pytest.raises(Breakdown, match="fails at the smallest step") as breakdown:
+        for _ in range(3):
+            state, _ = method.step(field, state)
+    assert breakdown.value.status is Status.METHOD_FAILED
+
+
+def test_the_memory_is_put_back_before_every_step():
+    memory = Memory()
+
+    def remembering(t, y):
+        memory.value = y.clone()
+        return -y
+
+    field = Field(remembering, memory=memory)
+    state = TSIT5_METHOD.init(field, 0.0, THETA[0], Settings(1.0))
+    kept = state.memory.clone()
+    memory.value, memory.last = torch.full((3,), math.nan), object()
+    seen = []
+    spying = replace(field, function=lambda t, y: seen.append(memory.value) or remembering(t, y))
+    TSIT5_METHOD.step(spying, state)
+    assert torch.equal(seen[0], kept)
+    assert memory.last is None
+
+
+def _tanh():
+    rng = np.random.default_rng(9)
+    x = rng.normal(size=(30, 2))
+    problem = Problem(SingleIndexDEQ(2, "tanh"), x, np.tanh(x @ [1.0, -0.7]))
+    return problem, problem.theta([0.3, 0.4, 0.2])
+
+
+def _linear():
+    rng = np.random.default_rng(10)
+    x = rng.normal(size=(30, 2)) * [1.0, 6.0]
+    problem = Problem(LinearDEQ(2), x, x @ [1.0, -0.7])
+    return problem, problem.theta([0.3, 0.4, 0.2])
+
+
+def _through_a_pickle(state):
+    return pickle.loads(pickle.dumps(state))
+
+
+def _through_a_file(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def _check_continuation(method, make, keep, steps, begins):
+    """Rule R9: from the state alone, on a field that remembers nothing."""
+    problem, theta0 = make()
+    settings = Settings(300.0, 1e-6, 1e-9)
+    field = gradient_flow(problem)
+    state = method.init(field, 0.0, theta0, settings)
+    ends, kept = [], {}
+    while len(ends) < steps and (not ends or ends[-1].t1 < settings.t_end):
+        kept[len(ends)] = keep(state) if len(ends) in begins else None
+        state, step = method.step(field, state)
+        ends.append(step)
+    assert len(ends) > max(begins)
+    for begun in begins:
+        fresh, again = gradient_flow(make()[0]), kept[begun]
+        for expected in ends[begun:]:
+            again, step = method.step(fresh, again)
+            assert step.attempts == expected.attempts
+            assert torch.equal(step.theta1, expected.theta1)
+        middle = torch.tensor([(step.t0 + step.t1) / 2], dtype=torch.float64)
+        assert torch.equal(step.interpolate(middle), expected.interpolate(middle))
+        assert method.label(again) == method.label(state)
+    return method.label(state)
+
+
+@pytest.mark.parametrize("keep", [_through_a_pickle, _through_a_file])
+@pytest.mark.parametrize("make", [_tanh, _linear])
+@each_method
+def test_a_run_that_is_stopped_goes_on_bit_for_bit(method, make, keep):
+    _check_continuation(method, make, keep, 30, (0, 3, 12))
+
+
+@pytest.mark.parametrize("make", [_tanh, _linear])
+def test_a_run_goes_on_before_and_after_it_has_switched(make, monkeypatch):
+    monkeypatch.setattr(stiffness, "FIRST_LOOK", 8)
+    monkeypatch.setattr(stiffness, "LIMITED", 0.0)
+    method = Switching(TSIT5_METHOD, EXPRB43, StiffnessWatch(0.0))
+    label = _check_continuation(method, make, _through_a_pickle, 20, (0, 3, 12))
+    assert label == "native:tsit5 then native:exprb43"

@@ -1,0 +1,146 @@
+"""The three propagators against SciPy's exponential, and each against itself at fractions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from gflow.integrators.krylov import KrylovPropagator
+from gflow.integrators.propagators import EigenPropagator, MatrixPropagator, eigenpairs
+
+ROWS, SIZE = 3, 7
+WIDTH = torch.tensor([[0.5], [2.0], [0.01]], dtype=torch.float64)
+TERMS = ((1, 1.0), (2, -0.5), (3, 16.0), (3, -2.0), (4, 12.0))
+"""Orders and factors, one vector each."""
+
+
+def _jacobians(symmetric):
+    matrix = np.random.default_rng(2).normal(size=(ROWS, SIZE, SIZE))
+    matrix = matrix - 3 * np.eye(SIZE)
+    return torch.tensor((matrix + matrix.swapaxes(1, 2)) / 2 if symmetric else matrix)
+
+
+def _vectors():
+    return torch.tensor(np.random.default_rng(3).normal(size=(len(TERMS), ROWS, SIZE)))
+
+
+def _krylov(matrix, symmetric):
+    scale = torch.full((ROWS, SIZE), 1e-14, dtype=torch.float64)
+    return KrylovPropagator(
+        lambda v: (matrix @ v[..., None])[..., 0], symmetric, WIDTH, scale
+    )
+
+
+def _propagators(symmetric):
+    matrix = _jacobians(symmetric)
+    found = {"matrix": MatrixPropagator(matrix, WIDTH), "krylov": _krylov(matrix, symmetric)}
+    if symmetric:
+        found["eigen"] = EigenPropagator(*torch.linalg.eigh(matrix), WIDTH)
+    return found
+
+
+CASES = [
+    pytest.param(symmetric, name, id=f"{name}-{'symmetric' if symmetric else 'unsymmetric'}")
+    for symmetric in (True, False)
+    for name in _propagators(symmetric)
+]
+each = pytest.mark.parametrize(("symmetric", "name"), CASES)
+
+
+def _phi(order, matrix):
+    """phi_k from the corner of one exponential of a block matrix, of identities but for A."""
+    size = len(matrix)
+    block = np.zeros(((order + 1) * size,) * 2)
+    block[:size, :size] = matrix
+    for k in range(order):
+        block[k * size : (k + 1) * size, (k + 1) * size : (k + 2) * size] = np.eye(size)
+    return scipy.linalg.expm(block)[:size, -size:]
+
+
+def _expected(symmetric, row, x):
+    scaled = x * float(WIDTH[row]) * _jacobians(symmetric)[row].numpy()
+    pairs = zip(TERMS, _vectors()[:, row].numpy(), strict=True)
+    return sum(factor * x**order * _phi(order, scaled) @ v for (order, factor), v in pairs)
+
+
+def _terms(by):
+    return [(*term, by.into(v)) for term, v in zip(TERMS, _vectors(), strict=True)]
+
+
+def _close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-12)
+
+
+@each
+def test_coordinates_lead_there_and_back(symmetric, name):
+    """A space's first coordinate is its vector."""
+    by, vector = _propagators(symmetric)[name], _vectors()[0]
+    coordinates = by.into(vector)
+    if name == "krylov":
+        first = torch.eye(SIZE, dtype=torch.float64)[0] * coordinates.size
+        coordinates = [(coordinates, first[:, : coordinates.matrix.shape[-1]])]
+    _close(by.out(coordinates), vector)
+
+
+@each
+@pytest.mark.parametrize("x", [0.5, 1.0])
+def test_the_stages_are_products_of_phi_functions(symmetric, name, x):
+    by = _propagators(symmetric)[name]
+    found = by.out(by.advance(_terms(by), x))
+    _close(found, [_expected(symmetric, row, x) for row in range(ROWS)])
+    assert by.short is False
+
+
+@each
+def test_dense_output_is_the_same_at_any_fraction_of_any_row(symmetric, name):
+    by = _propagators(symmetric)[name]
+    rows, x = [2, 0, 0, 1, 1], [0.5, 0.123, 1.0, 0.0, 0.9]
+    found = by.dense(_terms(by), torch.tensor(rows), torch.tensor(x, dtype=torch.float64))
+    _close(found, [_expected(symmetric, r, f) for r, f in zip(rows, x, strict=True)])
+    assert not found[3].any(), "nothing has been added where the step begins"
+
+
+@each
+def test_the_remainder_is_what_the_jacobian_leaves_of_a_difference(symmetric, name):
+    by, difference = _propagators(symmetric)[name], _vectors()[1]
+    increment = by.advance(_terms(by), 0.5)
+    image = (_jacobians(symmetric) @ by.out(increment)[..., None])[..., 0]
+    found = by.remainder(difference, increment)
+    expected = WIDTH * (difference - image)
+    _close(by.out(by.advance([(1, 1.0, found)], 1.0)), [
+        _phi(1, float(WIDTH[r]) * _jacobians(symmetric)[r].numpy()) @ expected[r].numpy()
+        for r in range(ROWS)
+    ])
+
+
+def test_a_lone_row_takes_the_shorter_way_to_the_same_place():
+    matrix, vectors = _jacobians(True), _vectors()
+    both = EigenPropagator(*torch.linalg.eigh(matrix), WIDTH)
+    lone = EigenPropagator(*torch.linalg.eigh(matrix[:1]), WIDTH[:1])
+    fractions = torch.tensor([0.3, 0.8], dtype=torch.float64)
+    rows = torch.zeros(2, dtype=torch.long)
+    results = []
+    for by, part in ((both, vectors), (lone, vectors[:, :1])):
+        terms = [(*term, by.into(v)) for term, v in zip(TERMS, part, strict=True)]
+        results.append((by.out(by.advance(terms, 1.0))[0], by.dense(terms, rows, fractions)))
+    _close(results[1][0], results[0][0])
+    _close(results[1][1], results[0][1])
+
+
+def test_single_precision_stays_single():
+    by = EigenPropagator(*torch.linalg.eigh(_jacobians(True).float()), WIDTH.float())
+    terms = [(*term, by.into(v.float())) for term, v in zip(TERMS, _vectors(), strict=True)]
+    found = by.dense(terms, torch.arange(ROWS), torch.ones(ROWS))
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, by.out(by.advance(terms, 1.0)), rtol=1e-4, atol=1e-5)
+
+
+def test_eigenpairs_leave_out_what_is_not_finite():
+    matrix = _jacobians(True)
+    matrix[1, 2, 3] = torch.inf
+    values, vectors = eigenpairs(matrix)
+    assert values.isnan().all(-1).tolist() == [False, True, False]
+    rebuilt = (vectors * values[:, None]) @ vectors.mT
+    _close(rebuilt[[0, 2]], matrix[[0, 2]])
