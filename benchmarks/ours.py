@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from gflow.flows import gradient_flow
+from gflow.integrators.auto import choose_ensemble
 from gflow.integrators.base import Settings
 from gflow.integrators.ensemble import Plan, integrate_ensemble
 from gflow.integrators.native import NativeMethod
-from gflow.integrators.registry import resolve
 from gflow.problem import Problem
 from gflow.stacking import group_problems
 
@@ -23,13 +23,22 @@ def batched(
 
     Stacking the problems counts, as it does for whoever hands gflow a list of them.
     """
-    method, settings = resolve(name), Settings(float(times[-1]), rtol, 1e-3 * rtol)
-    assert isinstance(method, NativeMethod)
+    t_end = float(times[-1])
+    settings = Settings(t_end, rtol, 1e-3 * rtol)
     theta = starts.new_full((len(starts), len(times), starts.shape[1]), torch.nan)
     work = {"gradients": 0.0, "hessians": 0.0}
     for indices, stacked in group_problems(problems):
-        plan = Plan(method, settings, lambda i, of=indices: gradient_flow(problems[of[i]]))
-        ends = integrate_ensemble(gradient_flow(stacked), starts[indices], times, plan)
+        field, rows = gradient_flow(stacked), starts[indices]
+        choice = choose_ensemble(name, field, rows, t_end, rtol)
+        assert isinstance(choice.method, NativeMethod)
+        plan = Plan(
+            choice.method,
+            settings,
+            lambda i, of=indices: gradient_flow(problems[of[i]]),
+            switch=choice.switch,
+            other=choice.other,
+        )
+        ends = integrate_ensemble(field, rows, times, plan)
         for i, end in zip(indices, ends, strict=True):
             work["gradients"] += end.nfe
             work["hessians"] += end.hessians

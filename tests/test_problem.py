@@ -139,7 +139,7 @@ def test_the_problems_backward_is_the_default_of_gradients_but_not_of_hessians()
 
 @pytest.mark.parametrize("shape", ["one", "batch"])
 def test_evaluate_goes_on_from_the_last_equilibrium(shape):
-    problem, theta = _problem(n=9), _batch(4)
+    problem, theta = _problem(n=9), 0.2 * _batch(4)
     theta = theta if shape == "batch" else theta[0]
     cold = problem.evaluate(theta)
     warm = problem.evaluate(theta + 1e-6, cold.equilibrium.preactivation)

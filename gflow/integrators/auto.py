@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gflow.errors import MethodError
-from gflow.integrators.base import Breakdown, Field, Method
+from gflow.integrators.base import Field, Method
 from gflow.integrators.native import NativeMethod
 from gflow.integrators.registry import METHODS, resolve
 from gflow.integrators.stiffness import DENSE_LIMIT, StiffnessWatch, Switching, fastest_rates
@@ -59,11 +59,8 @@ def choose(
     if str(name).lower() != "auto":
         method = resolve(name)
         return method, f"{method.info.name}, as asked"
-    try:
-        rates = fastest_rates(replace(field, batched=False), np.zeros(1), theta0[None])
-        rate = None if rates is None else float(rates[0])
-    except (Breakdown, RuntimeError):
-        rate = math.nan
+    rates = fastest_rates(replace(field, batched=False), np.zeros(1), theta0[None])
+    rate = None if rates is None else float(rates[0])
     method, reason = _lone_choice(field, theta0, t_end, rtol, rate)
     return method, f"auto chose {method.info.name}: {reason}"
 
@@ -90,7 +87,8 @@ def choose_ensemble(
         return EnsembleChoice(
             pair, "auto chose native:tsit5: every trajectory has its own step", watch, other
         )
-    steps = float(known.median()) * t_end / STABLE
+    rate = float(known.median())
+    steps = rate * t_end / STABLE if rate > 0 else 0.0
     measured = f"half of the trajectories are limited by stability to at least {steps:.3g} steps"
     if math.isfinite(t_end) and steps > watch.patience:
         name = other.info.name

@@ -19,7 +19,15 @@ import torch
 from torch import Tensor
 
 from gflow.integrators.base import Field, Halt, Settings
-from gflow.integrators.driver import BLOW_UP, Meter, Observer, Target, integrate_field, verdict
+from gflow.integrators.driver import (
+    BLOW_UP,
+    FOREVER,
+    Meter,
+    Observer,
+    Target,
+    integrate_field,
+    verdict,
+)
 from gflow.integrators.native import BatchStep, NativeMethod, State
 from gflow.integrators.trajectory import LOG_COLUMNS, SNAP, StepLog, Trajectory
 from gflow.status import Status
@@ -146,6 +154,7 @@ class _Batch:
         self.size = origin.size
         self.failures = np.zeros(len(origin.ids), dtype=int)
         self.solves = self.attempts = 0
+        self.interrupted = False
         self.log: list[tuple[np.ndarray, np.ndarray]] = []
         self.ended: dict[int, Ended] = {}
         self.alone: dict[int, Ended] = {}
@@ -171,7 +180,9 @@ class _Batch:
         except Halt as halt:
             status = halt.status
         except KeyboardInterrupt:
-            status = Status.INTERRUPTED
+            status, self.interrupted = Status.INTERRUPTED, True
+            self.ended |= {i: replace(end, status=status) for i, end in self.moved.items()}
+            self.moved = {}
         end = self.state
         t, theta = (origin.t, origin.theta) if end is None else (end.t, end.theta)
         for row, index in enumerate(self.ids):
@@ -196,14 +207,13 @@ class _Batch:
         accepted = step.accepted & running
         leaving = self._meeting(step, accepted)
         accepted &= ~leaving
-        self._write_log(step, running, accepted)
         rows = np.flatnonzero(accepted)
-        if len(rows):
-            self.saves.record(self.ids, rows, step)
-            if self.plan.observer is not None:
-                self.plan.observer.observe_batch(self.ids, rows, step, self.meter.nfe)
+        self.saves.record(self.ids, rows, step)
+        self._write_log(step, running, accepted)
         self._leave(leaving, before, self.alone)
-        self.state = state
+        self.state = state  # an observer may be interrupted
+        if len(rows) and self.plan.observer is not None:
+            self.plan.observer.observe_batch(self.ids, rows, step, self.meter.nfe)
         self.failures = np.where(np.isnan(step.ratio), self.failures + 1, 0)
         self._part(state, leaving, running)
 
@@ -236,7 +246,7 @@ class _Batch:
 
     def _troubled(self, state: State) -> np.ndarray:
         smallest = 4 * np.spacing(np.maximum(state.t, 1e-300))
-        troubled = (self.failures >= PATIENCE) | (state.dt <= smallest)
+        troubled = (self.failures >= PATIENCE) | (state.dt <= smallest) | (state.t > FOREVER)
         if self.attempts % SIZE_CHECK == 0:
             size = state.theta.abs().amax(-1).cpu().numpy()
             troubled = troubled | (size > BLOW_UP * (1 + self.size))
@@ -343,8 +353,7 @@ class _Finals:
         self.batches, self.saves, self.plan, self.deadline = batches, saves, plan, deadline
         self.logs = [batch.logs() for batch in batches]
         self.grid = torch.from_numpy(saves.grid)
-        ends = [end.status for batch in batches for end in batch.ended.values()]
-        self.interrupted = Status.INTERRUPTED in ends
+        self.interrupted = any(batch.interrupted for batch in batches)
 
     def trajectory(self, index: int) -> Trajectory:
         """The whole of one trajectory."""

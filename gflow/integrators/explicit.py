@@ -59,15 +59,17 @@ class Tableau:
         if np.abs(residuals).max() > 1e-13:
             raise ValueError("the tableau violates its own identities")
 
-
     @lru_cache(maxsize=8)  # noqa: B019 - tableaus live as long as the program
     def tensors(
         self, dtype: torch.dtype, device: torch.device
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """Rows of a from the second stage on, error weights, and dense weights (D, S)."""
         rows = tuple(torch.tensor(row, dtype=dtype, device=device) for row in self.a[1:])
-        others = (torch.tensor(x, dtype=dtype, device=device) for x in (self.error, self.dense.T))
-        return (rows, *others)
+        error, dense = (
+            torch.tensor(weights, dtype=dtype, device=device)
+            for weights in (self.error, self.dense.T)
+        )
+        return rows, error, dense
 
 
 _POWERS = torch.arange(1, 5)
@@ -97,13 +99,15 @@ class ExplicitPair(NativeMethod):
         """All stages in one tensor, each stage's increment one product with its row."""
         tableau, width = self.tableau, column(dt, theta)
         rows_of_a, error_weights, dense_weights = tableau.tensors(theta.dtype, theta.device)
-        stages = theta.new_empty(len(tableau.c), *theta.shape)
+        columns = theta.mT.shape
+        flat = theta.new_empty(len(tableau.c), theta.numel())
+        stages = flat.view(-1, *columns).mT
         stages[0] = state.cache["value"]
-        flat, point, still = stages.flatten(1), theta, system.field.autonomous
+        point, still = theta, system.field.autonomous
         for i, row in enumerate(rows_of_a, start=1):
-            point = torch.addcmul(theta, width, (row @ flat[:i]).view_as(theta))
+            point = torch.addcmul(theta, width, (row @ flat[:i]).view(columns).mT)
             stages[i] = system.value(t if still else t + tableau.c[i] * dt, point)
-        error = width * (error_weights @ flat).view_as(theta)
+        error = width * (error_weights @ flat).view(columns).mT
 
         def dense(rows: Tensor, x: Tensor) -> Tensor:
             weights = torch.pow(x[:, None], _POWERS.to(x.device)) @ dense_weights

@@ -105,7 +105,7 @@ class KrylovPropagator:
 
     def advance(self, terms: Sequence[Term], x: float) -> Combination:
         """Coefficients of the terms in their spaces."""
-        found = {}
+        found: dict[int, tuple[Space, Tensor]] = {}
         for order, factor, space in terms:
             y = factor * x**order * self._phi(space, x)[order - 1]
             known = found.get(id(space))

@@ -4,7 +4,8 @@ For authors of a native method
 ------------------------------
 1. A method works on rows: theta (B, P), one trajectory a row, each at its own time t (B,) with its
    own trial step dt (B,). Data stays in tensors on its device; times, steps and error ratios stay
-   in arrays on the host, and one transfer a step brings the ratios there.
+   in arrays on the host; what a step transfers there is the ratios, and whether every row has a
+   value at its end.
 2. :meth:`NativeMethod.prepare` returns the cache at accepted points, a mapping of tensors and
    arrays with the rows first. :meth:`NativeMethod.attempt` makes one trial step of every row from
    it, and never judges the error: it returns a :class:`Trial`.
@@ -16,6 +17,7 @@ For authors of a native method
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -109,8 +111,8 @@ def _norm(vector: Tensor) -> Tensor:
 
 def _difference(theta: Tensor) -> Tensor:
     """Length (B, 1) of a forward difference: the root of the rounding, relative to theta."""
-    eps: float = torch.finfo(theta.dtype).eps
-    return eps**0.5 * (1.0 + _norm(theta))
+    root: float = torch.finfo(theta.dtype).eps ** 0.5
+    return root * (1.0 + _norm(theta))
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ class State:
         The method's own, rows first.
     memory : Tensor or None
         The field's warm start.
+    branch : Tensor or None, shape (B,)
+        The field's labels of the rows, which no step may change; None for a lone trajectory.
     settings : Settings
     """
 
@@ -140,6 +144,7 @@ class State:
     retrying: np.ndarray
     cache: Cache
     memory: Tensor | None
+    branch: Tensor | None
     settings: Settings
 
     def select(self, rows: np.ndarray) -> State:
@@ -149,11 +154,12 @@ class State:
             self,
             t=self.t[rows],
             dt=self.dt[rows],
-            theta=self.theta[index],
+            theta=self.theta.mT[:, index].mT,
             ratio=self.ratio[rows],
             retrying=self.retrying[rows],
             cache={name: select(value, rows, index) for name, value in self.cache.items()},
             memory=None if self.memory is None else self.memory[index],
+            branch=None if self.branch is None else self.branch[index],
         )
 
 
@@ -242,6 +248,7 @@ class NativeMethod(Method):
     ) -> State:
         """The state of a batch at times (B,) and rows (B, P), with first trial steps (B,)."""
         system = System(field)
+        theta = theta.mT.contiguous().mT  # one parameter of all rows after the other
         cache = self.prepare(system, t, theta)
         rows = len(t)
         if first_steps is not None:
@@ -258,6 +265,7 @@ class NativeMethod(Method):
             np.zeros(rows, dtype=bool),
             cache,
             None if field.memory is None else field.memory.value,
+            field.branch(theta) if field.batched and field.branch is not None else None,
             settings,
         )
 
@@ -271,8 +279,8 @@ class NativeMethod(Method):
         dt = np.where(last, left, state.dt)
         trial = self.attempt(system, state.t, dt, state.theta, state)
         ratio = _ratios(trial, state.theta, settings)
-        if field.batched and field.branch is not None:
-            jumped = field.branch(trial.theta) != field.branch(state.theta)
+        if state.branch is not None and field.branch is not None:
+            jumped = field.branch(trial.theta) != state.branch
             ratio = np.where(jumped.cpu().numpy(), np.nan, ratio)
         step = BatchStep(
             state.t,
@@ -299,6 +307,7 @@ class NativeMethod(Method):
             ~step.accepted,
             cache,
             None if field.memory is None else field.memory.value,
+            state.branch,
             settings,
         ), step
 
@@ -359,9 +368,9 @@ def merge(step: BatchStep, new: Tensor, old: Tensor) -> Tensor:
 
 def _checked(step: BatchStep, cache: Cache, old: Cache) -> tuple[BatchStep, Cache]:
     """The attempt with those rows rejected too whose field has no value where they lead."""
-    whole = torch.isfinite(cache["value"]).all(-1).cpu().numpy() | ~step.accepted
-    if whole.all():
+    if math.isfinite(float(cache["value"].sum())):  # no look at the rows, which costs more
         return step, cache
+    whole = torch.isfinite(cache["value"]).all(-1).cpu().numpy() | ~step.accepted
     ratio = np.where(whole, step.ratio, np.nan)
     step = replace(step, ratio=ratio, accepted=step.accepted & whole)
     return step, {name: _kept(step, value, old[name]) for name, value in cache.items()}
@@ -375,8 +384,9 @@ def _kept(step: BatchStep, new: Any, old: Any) -> Any:
 
 def scaled_norm(vector: Tensor, scale: Tensor) -> np.ndarray:
     """RMS (B,) of vector / scale over the parameters, on the host."""
-    norm = torch.linalg.vector_norm(vector / scale, dim=-1)
-    return norm.cpu().numpy().astype(np.float64) / vector.shape[-1] ** 0.5
+    scaled = vector / scale
+    square = (scaled * scaled).sum(-1) / vector.shape[-1]  # the norm is slow along columns
+    return np.asarray(np.sqrt(square.cpu().numpy().astype(np.float64)))
 
 
 def _ratios(trial: Trial, theta: Tensor, settings: Settings) -> np.ndarray:

@@ -85,8 +85,8 @@ class EigenPropagator:
     def advance(self, terms: Sequence[Term], x: float) -> Tensor:
         """Sum of the terms, elementwise."""
         phi = self._phi[x]
-        order, factor, total = terms[0]
-        total = (factor * x**order) * phi[order - 1] * total
+        order, factor, coordinates = terms[0]
+        total: Tensor = (factor * x**order) * phi[order - 1] * coordinates
         for order, factor, coordinates in terms[1:]:
             total = torch.addcmul(total, phi[order - 1], coordinates, value=factor * x**order)
         return total
@@ -125,7 +125,8 @@ class LonePropagator:
 
     def into(self, vector: Tensor) -> Array:
         """Coordinates along the eigenvectors."""
-        return vector[0].numpy() @ self._vectors
+        coordinates: Array = vector[0].numpy() @ self._vectors
+        return coordinates
 
     def out(self, coordinates: Array) -> Tensor:
         """Back to the parameters."""

@@ -14,7 +14,14 @@ from gflow.wording import did_you_mean
 
 METHODS: dict[str, Method] = {
     method.info.name: method
-    for method in (EXPRB43, TSIT5_METHOD, RKC2_METHOD, RKC4_METHOD, *SCIPY_METHODS, *TORCHDIFFEQ_METHODS)
+    for method in (
+        EXPRB43,
+        TSIT5_METHOD,
+        RKC2_METHOD,
+        RKC4_METHOD,
+        *SCIPY_METHODS,
+        *TORCHDIFFEQ_METHODS,
+    )
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gflow.integrators.base import Field, Method, Settings, Step
+from gflow.integrators.base import Breakdown, Field, Method, Settings, Step
 from gflow.integrators.native import NativeMethod, State
 
 DENSE_LIMIT = 500
@@ -25,8 +25,15 @@ LIMITED = 2.0
 def fastest_rates(field: Field, t: np.ndarray, theta: Tensor) -> Tensor | None:
     """Largest |eigenvalue| of the Jacobian at each row (B, P), None if the field offers neither.
 
-    Rows whose Jacobian is not finite have the rate NaN.
+    Rows whose Jacobian is not finite have the rate NaN, and so have all where it fails.
     """
+    try:
+        return _rates(field, t, theta)
+    except (Breakdown, RuntimeError):
+        return theta.new_full((len(theta),), torch.nan)
+
+
+def _rates(field: Field, t: np.ndarray, theta: Tensor) -> Tensor | None:
     if field.jacobian is not None and theta.shape[-1] <= DENSE_LIMIT:
         matrix = _at_rows(field, field.jacobian, t, theta)
         finite = torch.isfinite(matrix).flatten(1).all(-1)

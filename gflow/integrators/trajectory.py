@@ -81,7 +81,7 @@ class StepLog(Sequence[LoggedStep]):
         return cls(np.array(rows, dtype=np.float64))
 
     def followed_by(self, later: StepLog) -> StepLog:
-        """This log and then a later one, whose totals go on from here."""
+        """One log of both: the later one's totals go on from here."""
         table = later.table.copy()
         if len(self) and len(table):
             table[:, 4:] += self.table[-1, 4:]

@@ -37,24 +37,32 @@ class LinearDEQ(SingleIndexDEQ):
         return Equilibrium(theta, output, output, torch.ones_like(gap), valid)
 
     def moments(self, x: Tensor, y: Tensor) -> Moments:
-        """(2/n) X^T X and (2/n) X^T y, with a zero for theta2: (..., d, d + 1) and (B, d + 1)."""
+        """(2/n) X^T X and (2/n) X^T y, with a zero for theta2: (..., d + 1, d) and (B, d + 1)."""
         weight = 2.0 / y.shape[-1]
-        square = torch.nn.functional.pad(weight * (x.mT @ x), (0, 1))
-        mixed = y @ x if x.ndim == 2 else (y[:, None, :] @ x)[:, 0]
-        return square, torch.nn.functional.pad(weight * mixed, (0, 1))
+        square = torch.nn.functional.pad(weight * (x.mT @ x), (0, 0, 0, 1))
+        mixed = torch.atleast_2d(y) @ x if x.ndim == 2 else (y[:, None, :] @ x)[:, 0]
+        return square, torch.nn.functional.pad(weight * mixed, (0, 1)).mT.contiguous().mT
 
     def gradient_from_moments(self, theta: Tensor, moments: Moments) -> Tensor:
-        """With q = (2/n) (X^T X phi - X^T y) / (1 - theta2): (q, phi . q)."""
+        """With q = (2/n) (X^T X phi - X^T y) / (1 - theta2): (q, phi . q).
+
+        Written for the columns of theta, which are next to each other in memory.
+        """
         square, mixed = moments
-        gap = torch.rsub(theta[:, -1:], 1.0)
-        phi = theta[:, :-1] / gap
+        columns = theta.mT
+        gap = torch.rsub(columns[-1:], 1.0)
+        phi = columns[:-1] / gap
         if square.ndim == 2:
-            pulled = torch.addmm(mixed, phi, square, beta=-1)
+            pulled = torch.addmm(mixed.mT, square, phi, beta=-1)
         else:
-            pulled = (phi[:, None, :] @ square)[:, 0] - mixed
+            pulled = ((square @ phi.mT[:, :, None])[:, :, 0] - mixed).mT
         pulled.div_(gap)
-        pulled[:, -1] = torch.linalg.vecdot(phi, pulled[:, :-1])
-        return pulled
+        pulled[-1] = (phi * pulled[:-1]).sum(0)
+        return pulled.mT
+
+    def branch(self, theta: Tensor) -> Tensor:
+        """The sign of 1 - theta2."""
+        return torch.sign(torch.rsub(theta[..., -1], 1.0))
 
     def singular_distance(self, theta: Tensor) -> Tensor:
         """Distance to the singular point (0, 1), which is the sphere's centre."""

@@ -134,9 +134,8 @@ class SingleIndexDEQ(Model):
             gap = torch.addcmul(s - linear, theta2, value, value=-1)
             return gap, torch.addcmul(one, theta2, slope, value=-1), jet
 
-        scale = 1.0 + float(linear.abs().amax())
-        rounding = 8.0 * torch.finfo(linear.dtype).eps * scale / steepest
-        return tracking_newton(residual, warm, bend, rounding)
+        rounding = 8.0 * torch.finfo(linear.dtype).eps
+        return tracking_newton(residual, warm, bend, rounding / steepest)
 
     def _search(self, linear: Tensor, theta2: Tensor, start: Tensor) -> tuple[Root, Tensor | None]:
         """The root from anywhere, and which rows reached it (None: all did)."""

@@ -35,6 +35,10 @@ EXACT = ("line", "far side")
 SPHERES = ("line", "far side", "linear")
 
 NFE = {
+    "native:exprb43": (191, 146, 260, 248),
+    "native:tsit5": (284, 524, 380, 260),
+    "native:rkc2": (301, 264, 526, 492),
+    "native:rkc4": (342, 307, 539, 478),
     "scipy:RK23": (362, 452, 554, 488),
     "scipy:RK45": (296, 578, 338, 200),
     "scipy:DOP853": (431, 773, 494, 287),
@@ -49,6 +53,8 @@ NFE = {
 }
 """Field evaluations measured for each flow, in the order of STARTS."""
 NFE_SLACK = 1.3
+HESSIANS = {"native:exprb43": 113}
+"""One a step; the others keep theirs, or need none."""
 
 ADAPTIVE = [name for name, method in METHODS.items() if method.info.adaptive]
 each_method = pytest.mark.parametrize("name", ADAPTIVE)
@@ -143,4 +149,4 @@ def test_the_cost_is_bounded(name):
     for flow, measured in zip(STARTS, NFE[name], strict=True):
         trajectory, _ = _run(name, flow)
         assert trajectory.nfe <= NFE_SLACK * measured
-        assert trajectory.hessians <= 20
+        assert trajectory.hessians <= HESSIANS.get(name, 20)

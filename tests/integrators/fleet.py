@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import pytest
 import torch
 
 from gflow.integrators.base import Field
 from gflow.integrators.driver import integrate_field
 from gflow.integrators.ensemble import Plan, integrate_ensemble
+from gflow.status import Status
 
 WIDE = torch.tensor([1.0, 3.0], dtype=torch.float64)
 
@@ -61,6 +64,24 @@ def fleet(kinds, sizes=None):
         batched=True,
         select=lambda rows: fleet([kinds[i] for i in rows.tolist()], sizes),
     )
+
+
+def check_log(trajectory):
+    """Accepted steps lead from 0 to the end without a gap; what was counted only grows.
+
+    A stopping rule cuts the last step.
+    """
+    table, end = trajectory.log.table, float(trajectory.t[-1])
+    dt = table[:, 1] * table[:, 3]
+    assert trajectory.accepted == table[:, 3].sum()
+    np.testing.assert_allclose(table[:, 0], np.cumsum(dt) - dt, rtol=1e-12, atol=1e-15)
+    if trajectory.status is Status.LOSS:
+        assert table[-1, 0] < end <= dt.sum()
+    else:
+        assert dt.sum() == pytest.approx(end, rel=1e-12)
+    assert (np.diff(table[:, 4:], axis=0) >= 0).all()
+    if len(table):
+        assert trajectory.nfe >= table[-1, 4]
 
 
 def starts(count):

@@ -10,14 +10,15 @@ import torch
 
 from gflow.errors import MethodError
 from gflow.flows import gradient_flow
-from gflow.integrators.auto import DENSE_LIMIT, STIFF, choose
+from gflow.integrators.auto import MANY, STABLE, STIFF, TIGHT, choose, choose_ensemble
 from gflow.integrators.base import Breakdown, Field
 from gflow.integrators.registry import METHODS
+from gflow.integrators.stiffness import DENSE_LIMIT, Switching
 from gflow.models import LinearDEQ
 from gflow.problem import Problem
 from gflow.status import Status
 
-MANY = DENSE_LIMIT + 1
+LARGE = DENSE_LIMIT + 1
 
 
 def _diagonal(rates, dense=True, symmetric=True):
@@ -31,9 +32,17 @@ def _diagonal(rates, dense=True, symmetric=True):
 
 
 def _choose(field, size, t_end=1.0, rtol=1e-6, dtype=torch.float64):
+    """The method's name, after which a method that may take over on the way, and the reason."""
     method, reason = choose("auto", field, torch.ones(size, dtype=dtype), t_end, rtol)
     assert reason.startswith(f"auto chose {method.info.name}: ")
-    return method.info.name, reason
+    names = [method.info.name]
+    if isinstance(method, Switching):
+        names.append(method.other.info.name)
+    return " or ".join(names), reason
+
+
+WATCHED = "native:tsit5 or native:exprb43"
+BEYOND = "native:tsit5 or native:rkc2"
 
 
 @pytest.mark.parametrize("name", ["scipy:Radau", "radau", "RADAU"])
@@ -45,7 +54,7 @@ def test_a_name_is_taken_as_asked(name):
 
 def test_auto_in_any_case_is_auto_and_another_name_is_unknown():
     rates = torch.tensor([-1.0, -2.0], dtype=torch.float64)
-    assert choose("Auto", _diagonal(rates), rates, 1.0, 1e-6)[0] is METHODS["scipy:DOP853"]
+    assert choose("Auto", _diagonal(rates), rates, 1.0, 1e-9)[0] is METHODS["scipy:DOP853"]
     with pytest.raises(MethodError, match='"LSODE" is unknown; did you mean "LSODA"'):
         choose("LSODE", _diagonal(rates), rates, 1.0, 1e-6)
 
@@ -70,7 +79,9 @@ def test_a_tolerance_that_the_dtype_cannot_hold_is_refused(name, rtol, dtype, fl
     )
 
 
-@pytest.mark.parametrize(("rtol", "expected"), [(1e-3, "scipy:RK45"), (9e-5, "scipy:DOP853")])
+@pytest.mark.parametrize(
+    ("rtol", "expected"), [(1e-3, WATCHED), (TIGHT, WATCHED), (0.9 * TIGHT, "scipy:DOP853")]
+)
 def test_what_is_not_stiff_gets_an_explicit_method(rtol, expected):
     rates = torch.tensor([-0.1, -STIFF], dtype=torch.float64)
     name, reason = _choose(_diagonal(rates), 2, rtol=rtol)
@@ -78,20 +89,28 @@ def test_what_is_not_stiff_gets_an_explicit_method(rtol, expected):
     assert "not stiff (fastest rate 500 times t_end 1 is 500, at most 500)" in reason
 
 
-def test_what_is_stiff_gets_lsoda_and_the_exact_jacobian():
+@pytest.mark.parametrize(
+    ("rtol", "expected", "why"),
+    [
+        (1e-3, "native:exprb43", "and P = 2 allows the exact Jacobian"),
+        (TIGHT, "native:exprb43", "and P = 2 allows the exact Jacobian"),
+        (1e-9, "scipy:LSODA", "and rtol 1e-09 asks for high order"),
+    ],
+)
+def test_what_is_stiff_gets_the_exact_jacobian(rtol, expected, why):
     rates = torch.tensor([-0.1, -STIFF - 1], dtype=torch.float64)
-    name, reason = _choose(_diagonal(rates), 2)
-    assert name == "scipy:LSODA"
-    assert "stiff (fastest rate 501 times t_end 1 is 501) and P = 2 allows the exact Ja" in reason
+    name, reason = _choose(_diagonal(rates), 2, rtol=rtol)
+    assert name == expected
+    assert reason.endswith(f"stiff (fastest rate 501 times t_end 1 is 501) {why}")
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_stiffness_grows_with_the_interval_and_counts_growth_too(symmetric):
     """The rate is a largest absolute value, of a symmetric Jacobian or of another."""
     field = _diagonal(torch.tensor([3.0, -1.0], dtype=torch.float64), symmetric=symmetric)
-    assert _choose(field, 2, t_end=STIFF / 3.1)[0] == "scipy:DOP853"
-    assert _choose(field, 2, t_end=STIFF / 2.9)[0] == "scipy:LSODA"
-    assert _choose(field, 2, t_end=math.inf)[0] == "scipy:LSODA"
+    assert _choose(field, 2, t_end=STIFF / 3.1)[0] == WATCHED
+    assert _choose(field, 2, t_end=STIFF / 2.9)[0] == "native:exprb43"
+    assert _choose(field, 2, t_end=math.inf)[0] == "native:exprb43"
 
 
 def test_an_unsymmetric_jacobian_is_not_read_as_a_symmetric_one():
@@ -99,16 +118,15 @@ def test_an_unsymmetric_jacobian_is_not_read_as_a_symmetric_one():
     shear = torch.tensor([[0.0, 1e6], [0.0, 0.0]], dtype=torch.float64)
     field = Field(lambda t, y: shear @ y, jacobian=lambda t, y: shear)
     name, reason = _choose(field, 2)
-    assert name == "scipy:DOP853"
+    assert name == WATCHED
     assert "fastest rate 0 times" in reason
 
 
 def test_a_still_field_is_not_stiff_on_an_infinite_interval():
     zeros = torch.zeros(2, dtype=torch.float64)
-    assert _choose(_diagonal(zeros), 2, t_end=math.inf)[0] == "scipy:DOP853"
-    assert _choose(_diagonal(torch.zeros(MANY).double(), dense=False), MANY)[0] == (
-        "torchdiffeq:dopri5"
-    )
+    assert _choose(_diagonal(zeros), 2, t_end=math.inf)[0] == WATCHED
+    many = _diagonal(torch.zeros(LARGE, dtype=torch.float64), dense=False)
+    assert _choose(many, LARGE, t_end=math.inf)[0] == BEYOND
 
 
 def test_without_a_jacobian_lsoda_looks_itself_while_it_can():
@@ -117,10 +135,9 @@ def test_without_a_jacobian_lsoda_looks_itself_while_it_can():
         "scipy:LSODA",
         "auto chose scipy:LSODA: the field offers no Jacobian, and LSODA finds stiffness itself",
     )
-    assert _choose(field, MANY) == (
-        "torchdiffeq:dopri5",
-        "auto chose torchdiffeq:dopri5: no Jacobian is known and P = 501 is too many for a dense "
-        "one",
+    assert _choose(field, LARGE) == (
+        BEYOND,
+        "auto chose native:tsit5: no Jacobian is known and P = 501 is large",
     )
 
 
@@ -130,27 +147,27 @@ def test_many_parameters_are_measured_by_products_alone():
     def forbidden(t, y):
         raise AssertionError("a dense Jacobian was asked for")
 
-    rates = -(torch.linspace(0, 1, MANY, dtype=torch.float64) ** 8) * 900
+    rates = -(torch.linspace(0, 1, LARGE, dtype=torch.float64) ** 8) * 900
     field = Field(
         lambda t, y: rates * y, jacobian=forbidden, jvp=lambda t, y, v: rates * v, symmetric=True
     )
-    name, reason = _choose(field, MANY)
-    assert name == "torchdiffeq:dopri5"
-    assert "but P = 501 exceeds 500, too many for a dense Jacobian" in reason
+    name, reason = _choose(field, LARGE)
+    assert name == "native:rkc2"
+    assert reason.endswith("and P = 501 is too many for a dense one")
     rate = float(reason.partition("fastest rate ")[2].partition(" ")[0])
     assert rate == pytest.approx(900, rel=0.1)
-    cost = float(reason.partition("about ")[2].partition(" ")[0])
-    assert cost == pytest.approx(2 * rate, rel=0.05)
-    assert "not stiff" in _choose(field, MANY, t_end=0.1)[1]
+    name, reason = _choose(field, LARGE, t_end=0.1)
+    assert name == BEYOND
+    assert "not stiff" in reason
 
 
 @pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_jacobian_that_is_not_finite_is_said_so(dense, value):
-    size = 2 if dense else MANY
+    size = 2 if dense else LARGE
     field = _diagonal(torch.full((size,), value, dtype=torch.float64), dense=dense)
     name, reason = _choose(field, size)
-    assert name == ("scipy:DOP853" if dense else "torchdiffeq:dopri5")
+    assert name == (WATCHED if dense else BEYOND)
     assert reason.endswith("the stiffness could not be measured at the start")
 
 
@@ -159,20 +176,97 @@ def test_a_jacobian_that_fails_is_no_obstacle(failure):
     def jacobian(t, y):
         raise failure
 
-    field = Field(lambda t, y: -y, jacobian=jacobian)
+    field = Field(lambda t, y: -y, jacobian=jacobian, batched=True)
     assert _choose(field, 2)[1].endswith("the stiffness could not be measured at the start")
+    choice = choose_ensemble("auto", field, torch.ones(3, 2).double(), 1.0, 1e-6)
+    assert choice.method is METHODS["native:tsit5"]
 
 
 def test_single_precision_stays_in_torch():
-    rates = torch.tensor([-1.0, -2.0])
-    name, _ = _choose(_diagonal(rates), 2, rtol=1e-4, dtype=torch.float32)
-    assert name == "torchdiffeq:dopri5"
+    def name(*rates):
+        return _choose(_diagonal(torch.tensor(rates)), 2, rtol=1e-4, dtype=torch.float32)[0]
+
+    assert name(-1.0, -2.0) == WATCHED
+    assert name(-1.0, -2000.0) == "native:exprb43"
+    bare = Field(lambda t, y: -y)
+    assert _choose(bare, 2, rtol=1e-4, dtype=torch.float32)[0].startswith("native:tsit5 or ")
 
 
-@pytest.mark.parametrize("dim", [1, MANY])
+@pytest.mark.parametrize("dim", [1, LARGE])
 def test_a_start_without_equilibrium_is_left_to_the_run(dim):
     rng = np.random.default_rng(0)
     problem = Problem(LinearDEQ(dim), rng.normal(size=(4, dim)), rng.normal(size=4))
     start = torch.ones(dim + 1, dtype=torch.float64)
     reason = choose("auto", gradient_flow(problem), start, 1.0, 1e-6)[1]
     assert reason.endswith("the stiffness could not be measured at the start")
+
+
+def _rows(rates, dense=True):
+    """theta' = -rate theta with a rate for each row (B,), two parameters or LARGE."""
+    rates = torch.as_tensor(rates, dtype=torch.float64)[:, None]
+    size = 2 if dense else LARGE
+    eye = torch.eye(size, dtype=torch.float64)
+    field = Field(
+        lambda t, y: -rates * y,
+        jacobian=(lambda t, y: -rates[:, :, None] * eye) if dense else None,
+        jvp=lambda t, y, v: -rates * v,
+        symmetric=True,
+        batched=True,
+    )
+    return field, torch.ones(len(rates), size, dtype=torch.float64)
+
+
+def _choose_ensemble(rates, t_end=10.0, rtol=1e-6, dense=True):
+    choice = choose_ensemble("auto", *_rows(rates, dense), t_end, rtol)
+    assert choice.reason.startswith(f"auto chose {choice.method.info.name}: ")
+    return choice
+
+
+def test_an_ensemble_takes_a_name_as_asked_and_refuses_what_cannot_be_held():
+    choice = choose_ensemble("RADAU", *_rows([1.0]), 1.0, 1e-6)
+    assert (choice.method, choice.switch, choice.other) == (METHODS["scipy:Radau"], None, None)
+    assert choice.reason == "scipy:Radau, as asked"
+    with pytest.raises(MethodError, match="must be at least 1e-13"):
+        choose_ensemble("auto", *_rows([1.0]), 1.0, 1e-14)
+
+
+@pytest.mark.parametrize(("dense", "other"), [(True, "native:exprb43"), (False, "native:rkc2")])
+def test_a_mild_ensemble_is_watched_and_a_stiff_one_is_not(dense, other):
+    """What decides is the steps that stability asks of half of the rows."""
+    mild = _choose_ensemble([1.0, 2.0, 3.0, 1e6, 1e6], dense=dense)
+    assert mild.method is METHODS["native:tsit5"]
+    assert mild.other is METHODS[other]
+    steps = f"at least {3 * 10 / STABLE:.3g} steps"
+    assert steps in mild.reason
+    assert mild.reason.endswith(f"{other} takes over where it is")
+    stiff = _choose_ensemble([1.0, 2.0, 1e4, 1e6, 1e6], dense=dense)
+    assert (stiff.method, stiff.switch, stiff.other) == (METHODS[other], None, None)
+    assert "stiff (half of the trajectories" in stiff.reason
+
+
+def test_the_patience_decides():
+    patience = _choose_ensemble([1.0]).switch.patience
+    rate = patience * STABLE / 10.0
+    assert _choose_ensemble([0.999 * rate] * 3).method is METHODS["native:tsit5"]
+    assert _choose_ensemble([1.001 * rate] * 3).method is METHODS["native:exprb43"]
+    assert _choose_ensemble([1.001 * rate] * 3, rtol=1e-9).method is METHODS["native:tsit5"]
+    assert _choose_ensemble([1.001 * rate] * MANY).method is METHODS["native:tsit5"]
+
+
+@pytest.mark.parametrize("rates", [[0.0, 0.0], [1e9, 1e9]])
+def test_an_endless_ensemble_is_left_to_the_watch(rates):
+    choice = _choose_ensemble(rates, t_end=math.inf)
+    assert choice.method is METHODS["native:tsit5"]
+    assert choice.switch is not None
+    assert "nan" not in choice.reason
+
+
+def test_rows_without_a_jacobian_do_not_decide():
+    nan = math.nan
+    assert _choose_ensemble([nan, 1e6, 1e6]).method is METHODS["native:exprb43"]
+    blind = _choose_ensemble([nan, nan])
+    assert blind.method is METHODS["native:tsit5"]
+    assert blind.reason.endswith("every trajectory has its own step")
+    bare = Field(lambda t, y: -y, batched=True)
+    choice = choose_ensemble("auto", bare, torch.ones(3, 2).double(), 1.0, 1e-6)
+    assert choice.method is METHODS["native:tsit5"]

@@ -39,7 +39,11 @@ def test_every_row_is_controlled_by_itself(controller, rows):
 
 
 @given(
-    controllers, st.floats(0, 1), st.floats(0, 1), st.floats(1e-4, 1), st.floats(1, 1e6),
+    controllers,
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.floats(1e-4, 1),
+    st.floats(1, 1e6),
     st.floats(1, 1e6),
 )
 def test_a_larger_error_never_makes_a_longer_step(controller, a, b, previous, c, d):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from fleet import fleet, lone, sail, sail_alone, starts
+from fleet import check_log, fleet, lone, sail, sail_alone, starts
 
 from gflow.flows import gradient_flow
 from gflow.integrators.base import Settings
-from gflow.integrators.driver import Target, integrate_field
+from gflow.integrators.driver import integrate_field
 from gflow.integrators.ensemble import Plan, integrate_ensemble
 from gflow.integrators.explicit import TSIT5_METHOD
 from gflow.integrators.exponential import EXPRB43
@@ -35,35 +35,30 @@ OURS = pytest.mark.parametrize("method", [TSIT5_METHOD, EXPRB43], ids=lambda m: 
 each_method = pytest.mark.parametrize("method", NATIVE, ids=lambda m: m.info.name)
 
 
-def _check_log(trajectory):
-    """Accepted steps lead from 0 to the end without a gap; what was counted only grows."""
-    table = trajectory.log.table
-    dt = table[:, 1] * table[:, 3]
-    assert trajectory.accepted == table[:, 3].sum()
-    np.testing.assert_allclose(table[:, 0], np.cumsum(dt) - dt, rtol=1e-12, atol=1e-15)
-    assert dt.sum() == pytest.approx(float(trajectory.t[-1]), rel=1e-12)
-    assert (np.diff(table[:, 4:], axis=0) >= 0).all()
-    if len(table):
-        assert trajectory.nfe >= table[-1, 4]
-
-
 def _check_same(found, alone, rtol=1e-9):
     assert found.status is alone.status, found.message
     assert torch.allclose(found.t, alone.t, rtol=1e-6, atol=0)
     scale = 1 + alone.theta.abs()
     assert float(((found.theta - alone.theta) / scale).abs().max()) < rtol
-    _check_log(found)
+    check_log(found)
 
 
 @each_method
-def test_every_row_is_its_lone_run_to_rounding(method):
-    together = sail(SOUND, method, SETTINGS, TIMES)
-    for found, alone in zip(together, sail_alone(SOUND, method, SETTINGS, TIMES), strict=True):
+def test_every_row_is_its_lone_run(method):
+    """To rounding for the pair; exprb43 takes df/dt by differences, which lose half the digits.
+
+    rkc2 and rkc4 take as many stages as the stiffest row needs.
+    """
+    settings = replace(SETTINGS, rtol=1e-4, atol=1e-7)
+    together = sail(SOUND, method, settings, TIMES)
+    close, steps = {"native:tsit5": (1e-11, 1e-6), "native:exprb43": (1e-7, 1e-2)}.get(
+        method.info.name, (1e-4, None)
+    )
+    for found, alone in zip(together, sail_alone(SOUND, method, settings, TIMES), strict=True):
         assert torch.equal(found.t, TIMES)
-        rounding = 1e-11 if method in (TSIT5_METHOD, EXPRB43) else 1e-5
-        _check_same(found, alone, rounding)
-        if method in (TSIT5_METHOD, EXPRB43):
-            np.testing.assert_allclose(found.log.table[:, :2], alone.log.table[:, :2], rtol=1e-6)
+        _check_same(found, alone, close)
+        if steps is not None:
+            np.testing.assert_allclose(found.log.table[:, 1], alone.log.table[:, 1], rtol=steps)
             np.testing.assert_array_equal(found.log.table[:, 3], alone.log.table[:, 3])
     assert len({len(found.log) for found in together}) > 2, "everyone keeps its own step"
 
@@ -90,7 +85,7 @@ def test_everyone_has_the_verdict_that_it_has_alone(method):
         assert torch.isfinite(found.theta).all()
         passed = times[times <= found.t[-1]]
         assert torch.equal(found.t[: len(passed)], passed)
-        _check_log(found)
+        check_log(found)
 
 
 @OURS
@@ -104,6 +99,13 @@ def test_those_in_trouble_change_nothing_for_the_others(method):
     for index, expected in zip(sound, others, strict=True):
         _check_same(together[index], expected, 1e-12)
         assert len(together[index].log) == len(expected.log)
+
+
+@each_method
+def test_nobody_needs_to_have_a_value(method):
+    together = sail(("broken",) * 3, method, SETTINGS, TIMES)
+    assert {found.status for found in together} == {Status.NONFINITE_START}
+    assert all(found.t.tolist() == [0.0] for found in together)
 
 
 def test_those_that_are_done_leave_the_batch():
@@ -163,6 +165,11 @@ def test_rows_of_a_gradient_flow_are_their_lone_runs(method):
         )
 
 
+@cache
+def _reference():
+    return sail_alone(SOUND, EXPRB43, replace(SETTINGS, rtol=1e-8, atol=1e-10), TIMES)
+
+
 @pytest.mark.parametrize("moving", [(1,), (0, 1, 4), (0, 1, 2, 3, 4)])
 def test_rows_that_are_handed_over_go_on_with_the_other_method(moving):
     asked = []
@@ -173,15 +180,14 @@ def test_rows_that_are_handed_over_go_on_with_the_other_method(moving):
 
     together = sail(SOUND, TSIT5_METHOD, SETTINGS, TIMES, switch=switch, other=EXPRB43)
     assert asked[:5] == [1, 2, 3, 4, 5]
-    exact = sail_alone(SOUND, EXPRB43, replace(SETTINGS, rtol=1e-10, atol=1e-12), TIMES)
-    for index, (found, reference) in enumerate(zip(together, exact, strict=True)):
+    for index, (found, reference) in enumerate(zip(together, _reference(), strict=True)):
         switched = index in moving
         assert found.method == "native:tsit5" + " then native:exprb43" * switched
         assert found.status is Status.T_END
         assert torch.equal(found.t, TIMES)
         assert torch.allclose(found.theta, reference.theta, rtol=1e-5, atol=1e-6)
         assert (found.hessians > 0) == switched
-        _check_log(found)
+        check_log(found)
 
 
 def test_trouble_after_the_hand_over_has_its_verdict_too():
@@ -192,7 +198,7 @@ def test_trouble_after_the_hand_over_has_its_verdict_too():
     alone = sail_alone(TROUBLED, EXPRB43, SETTINGS, TIMES)
     assert [found.status for found in together] == [one.status for one in alone]
     for found in together:
-        _check_log(found)
+        check_log(found)
 
 
 @pytest.mark.parametrize("budget", [0, 1, 20])
@@ -200,7 +206,7 @@ def test_the_step_limit_is_everyones_own(budget):
     kinds = (*SOUND, "breaks", "broken")
     together = sail(kinds, TSIT5_METHOD, SETTINGS, TIMES, max_steps=budget)
     for kind, found in zip(kinds, together, strict=True):
-        _check_log(found)
+        check_log(found)
         if kind == "broken" and budget:
             assert found.status is Status.NONFINITE_START
         elif found.status is not Status.T_END:
@@ -208,6 +214,28 @@ def test_the_step_limit_is_everyones_own(budget):
             assert len(found.log) == budget
     assert together[4].status is Status.STEP_LIMIT
     assert (together[0].status is Status.T_END) == (budget == 20)
+
+
+def test_the_step_limit_holds_on_the_way_alone():
+    (whole,) = sail(("breaks",), TSIT5_METHOD, SETTINGS, TIMES)
+    for short in (1, 5, 9):
+        budget = len(whole.log) - short
+        (found,) = sail(("breaks",), TSIT5_METHOD, SETTINGS, TIMES, max_steps=budget)
+        assert found.status is Status.STEP_LIMIT
+        assert len(found.log) == budget
+        check_log(found)
+
+
+@pytest.mark.parametrize("budget", [9, 20])
+def test_the_step_limit_holds_after_a_hand_over(budget):
+    def switch(field, state, attempts):
+        return np.full(len(state.t), attempts == 3)
+
+    plan = {"switch": switch, "other": EXPRB43, "max_steps": budget}
+    for found in sail(("moving", "stiff"), TSIT5_METHOD, SETTINGS, TIMES, **plan):
+        assert found.status is Status.STEP_LIMIT
+        assert len(found.log) == budget
+        check_log(found)
 
 
 def _with(field, before):
@@ -233,13 +261,26 @@ def test_an_interruption_keeps_everything_accepted(method, calls):
     together = sail(TROUBLED, method, SETTINGS, TIMES, field=_with(fleet(TROUBLED), interrupt))
     for found, full in zip(together, whole, strict=True):
         assert found.status in (Status.INTERRUPTED, Status.T_END)
-        _check_log(found)
+        check_log(found)
         kept = len(found.log)
         np.testing.assert_allclose(found.log.table[:, :2], full.log.table[:kept, :2], rtol=1e-9)
-        passed = int((TIMES <= found.t[-1]).sum())
+        passed = int((found.t[-1] >= TIMES).sum())
         assert torch.equal(found.t[:passed], TIMES[:passed])
         assert torch.allclose(found.theta[:passed], full.theta[:passed], rtol=1e-12)
     assert any(found.status is Status.INTERRUPTED for found in together)
+
+
+def test_an_interruption_holds_for_those_about_to_be_handed_over():
+    def switch(field, state, attempts):
+        if attempts == 4:
+            raise KeyboardInterrupt
+        return (np.arange(len(state.t)) == 1) & (attempts == 2)
+
+    together = sail(SOUND, TSIT5_METHOD, SETTINGS, TIMES, switch=switch, other=EXPRB43)
+    assert {found.status for found in together} == {Status.INTERRUPTED}
+    assert [len(found.log) for found in together] == [4, 2, 4, 4, 4]
+    for found in together:
+        check_log(found)
 
 
 def test_an_interruption_of_one_that_goes_on_alone_ends_those_after_it():
@@ -256,7 +297,7 @@ def test_an_interruption_of_one_that_goes_on_alone_ends_those_after_it():
     assert [found.status.value for found in together] == ["interrupted", "t_end", "interrupted"]
     for found in together:
         assert float(found.t[-1]) > 0.4
-        _check_log(found)
+        check_log(found)
 
 
 def test_the_wall_limit_is_shared():
@@ -269,94 +310,4 @@ def test_the_wall_limit_is_shared():
     assert 0 < float(together[1].t[-1]) < 2
     assert all(found.wall_seconds >= 0.25 for found in together)
     for found in together:
-        _check_log(found)
-
-
-@OURS
-def test_saves_are_evaluated_at_the_grid_and_nowhere_else(method):
-    """Dense output is within tolerance of the exact solution at crowded times and at none."""
-    crowded = torch.cat([torch.tensor([0.0]), torch.rand(40, dtype=torch.float64).sort()[0] * 2])
-    for times in (crowded.double(), torch.tensor([2.0]).double(), crowded[3:9].double()):
-        found = sail(("mild", "moving"), method, SETTINGS, times)[0]
-        expected = times if float(times[-1]) == 2.0 else torch.cat([times, times.new_tensor([2.0])])
-        assert torch.equal(found.t, expected)
-        exact = starts(2)[0] * torch.exp(-0.5 * expected)[:, None]
-        assert torch.allclose(found.theta, exact, rtol=1e-5, atol=1e-8)
-
-
-@OURS
-@pytest.mark.parametrize("t_end", [math.inf, 50.0])
-def test_everyone_stops_at_its_own_rule(method, t_end):
-    """|theta_0| falls to a level of its own; an endless flow needs no other end."""
-    levels = torch.tensor([0.5, 0.1, 0.01], dtype=torch.float64)
-
-    def targets(index):
-        return [Target(Status.LOSS, lambda t, y: float(y[0].abs() - levels[index]))]
-
-    def met(ids, t, theta):
-        return (theta[:, 0].abs() <= levels[torch.as_tensor(ids)]).numpy()
-
-    times = torch.tensor([0.0, 0.5, 1.0, 8.0, 1000.0], dtype=torch.float64)
-    settings = replace(SETTINGS, t_end=t_end)
-    times = times[times < t_end] if math.isfinite(t_end) else times
-    together = sail(("mild",) * 3, method, settings, times, targets=targets, met=met)
-    for found, start, level in zip(together, starts(3)[:, 0], levels, strict=True):
-        exact = 2 * math.log(float(start / level))
-        assert found.status is Status.LOSS
-        assert float(found.t[-1]) == pytest.approx(exact, rel=1e-5)
-        assert float(found.theta[-1, 0]) <= float(level)
-        passed = times[times <= exact]
-        assert torch.equal(found.t, torch.cat([passed, found.t[-1:]]))
-        assert torch.allclose(
-            found.theta[:, 0], start * torch.exp(-0.5 * found.t), rtol=1e-5, atol=1e-8
-        )
-
-
-def test_a_rule_that_holds_at_the_start_ends_there():
-    def met(ids, t, theta):
-        return (theta[:, 0] < 1.0).numpy()
-
-    def targets(index):
-        return [Target(Status.GRADIENT_NORM, lambda t, y: float(y[0]) - 0.9999)]
-
-    together = sail(("mild",) * 3, TSIT5_METHOD, SETTINGS, TIMES, targets=targets, met=met)
-    assert [found.status.value for found in together] == ["gradient_norm"] * 3
-    assert [float(found.t[-1]) > 0 for found in together] == [False, True, True]
-    assert together[0].t.tolist() == [0.0]
-    assert len(together[0].log) == 0
-
-
-class _Witness:
-    """Keeps the ends of all steps by trajectory."""
-
-    def __init__(self):
-        self.ends = {}
-
-    def observe_batch(self, ids, rows, step, nfe):
-        for row in rows:
-            x = torch.tensor([0.0, 1.0], dtype=torch.float64)
-            ends = step.dense(torch.tensor([row, row]), x)
-            assert torch.allclose(ends[0], step.theta0[row], rtol=1e-12, atol=1e-14)
-            assert torch.allclose(ends[1], step.theta1[row], rtol=1e-12, atol=1e-14)
-            self.ends.setdefault(int(ids[row]), []).append((step.t0[row], step.t1[row]))
-
-    def alone(self, index):
-        witness = self
-
-        class _Lone:
-            def observe(self, step, nfe):
-                witness.ends.setdefault(index, []).append((step.t0, step.t1))
-
-        return _Lone()
-
-
-@OURS
-def test_an_observer_sees_every_step_of_everyone(method):
-    witness = _Witness()
-    together = sail(TROUBLED, method, SETTINGS, TIMES, observer=witness)
-    for index, found in enumerate(together):
-        ends = witness.ends.get(index, [])
-        assert len(ends) == found.accepted
-        assert [a for a, _ in ends[1:]] == [b for _, b in ends[:-1]]
-        if ends:
-            assert ends[-1][1] == float(found.t[-1])
+        check_log(found)

@@ -30,7 +30,7 @@ def _mix(symmetric):
 
 
 class _Mixed:
-    """z_i' = +-cosh(wt) z_i (1 + bend z_i) with z_i(0) = 1, and theta = M z: both signs, coupled."""
+    """z_i' = +-cosh(wt) z_i (1 + bend z_i) with z_i(0) = 1, and theta = M z: both signs."""
 
     def __init__(self, symmetric, frequency):
         self.mix, self.back = _mix(symmetric)
@@ -204,11 +204,11 @@ def test_a_row_without_a_jacobian_leaves_the_others_alone(path):
         def function(t, y, problem=problem):
             return torch.stack([problem.function(0.0, row) for row in y])
 
-        def jvp(t, y, v, problem=problem):
-            return torch.stack([problem.jacobian(0.0, r) @ w for r, w in zip(y, v)]) + poison
-
-        def jacobian(t, y, problem=problem):
+        def jacobian(t, y, problem=problem, poison=poison):
             return torch.stack([problem.jacobian(0.0, row) for row in y]) + poison[..., None]
+
+        def jvp(t, y, v, jacobian=jacobian):
+            return (jacobian(t, y) @ v[..., None])[..., 0]
 
         field = Field(function, jacobian, jvp, symmetric=symmetric, autonomous=True, batched=True)
         theta = problem.theta0 * torch.tensor([[1.0], [1.1], [0.9]]).double()

@@ -18,7 +18,9 @@ def _matrix(symmetric, size=SIZE, stiffest=50.0):
     rng = np.random.default_rng(4)
     turn = np.linalg.qr(rng.normal(size=(size, size)))[0]
     matrix = -turn * np.linspace(0, stiffest, size) @ turn.T
-    return torch.tensor(matrix if symmetric else matrix + 0.5 * np.triu(rng.normal(size=(size, size))))
+    return torch.tensor(
+        matrix if symmetric else matrix + 0.5 * np.triu(rng.normal(size=(size, size)))
+    )
 
 
 class _Products:

@@ -72,7 +72,10 @@ def _products(matrix, vectors):
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_products_follow_the_recurrence(count, scale):
     rng = np.random.default_rng(1)
-    matrices = [scale * (rng.normal(size=(5, 5)) / 5 - np.eye(5)), -scale * np.diag(np.arange(1, 6))]
+    matrices = [
+        scale * (rng.normal(size=(5, 5)) / 5 - np.eye(5)),
+        -scale * np.diag(np.arange(1, 6)),
+    ]
     vectors = rng.normal(size=(2, count, 5))
     found = phi_products(torch.tensor(np.stack(matrices)), torch.tensor(vectors))
     expected = [_products(a, w) for a, w in zip(matrices, vectors, strict=True)]

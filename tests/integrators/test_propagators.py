@@ -8,7 +8,12 @@ import scipy.linalg
 import torch
 
 from gflow.integrators.krylov import KrylovPropagator
-from gflow.integrators.propagators import EigenPropagator, MatrixPropagator, eigenpairs
+from gflow.integrators.propagators import (
+    EigenPropagator,
+    LonePropagator,
+    MatrixPropagator,
+    eigenpairs,
+)
 
 ROWS, SIZE = 3, 7
 WIDTH = torch.tensor([[0.5], [2.0], [0.01]], dtype=torch.float64)
@@ -28,9 +33,7 @@ def _vectors():
 
 def _krylov(matrix, symmetric):
     scale = torch.full((ROWS, SIZE), 1e-14, dtype=torch.float64)
-    return KrylovPropagator(
-        lambda v: (matrix @ v[..., None])[..., 0], symmetric, WIDTH, scale
-    )
+    return KrylovPropagator(lambda v: (matrix @ v[..., None])[..., 0], symmetric, WIDTH, scale)
 
 
 def _propagators(symmetric):
@@ -109,30 +112,39 @@ def test_the_remainder_is_what_the_jacobian_leaves_of_a_difference(symmetric, na
     image = (_jacobians(symmetric) @ by.out(increment)[..., None])[..., 0]
     found = by.remainder(difference, increment)
     expected = WIDTH * (difference - image)
-    _close(by.out(by.advance([(1, 1.0, found)], 1.0)), [
-        _phi(1, float(WIDTH[r]) * _jacobians(symmetric)[r].numpy()) @ expected[r].numpy()
-        for r in range(ROWS)
-    ])
+    _close(
+        by.out(by.advance([(1, 1.0, found)], 1.0)),
+        [
+            _phi(1, float(WIDTH[r]) * _jacobians(symmetric)[r].numpy()) @ expected[r].numpy()
+            for r in range(ROWS)
+        ],
+    )
 
 
-def test_a_lone_row_takes_the_shorter_way_to_the_same_place():
-    matrix, vectors = _jacobians(True), _vectors()
-    both = EigenPropagator(*torch.linalg.eigh(matrix), WIDTH)
-    lone = EigenPropagator(*torch.linalg.eigh(matrix[:1]), WIDTH[:1])
-    fractions = torch.tensor([0.3, 0.8], dtype=torch.float64)
-    rows = torch.zeros(2, dtype=torch.long)
-    results = []
-    for by, part in ((both, vectors), (lone, vectors[:, :1])):
-        terms = [(*term, by.into(v)) for term, v in zip(TERMS, part, strict=True)]
-        results.append((by.out(by.advance(terms, 1.0))[0], by.dense(terms, rows, fractions)))
-    _close(results[1][0], results[0][0])
-    _close(results[1][1], results[0][1])
+@pytest.mark.parametrize("x", [0.5, 1.0])
+@pytest.mark.parametrize("row", range(ROWS))
+def test_a_lone_row_takes_a_shorter_way_to_the_same_place(row, x):
+    matrix, vectors = _jacobians(True)[row : row + 1], _vectors()[:, row : row + 1]
+    by = LonePropagator(*torch.linalg.eigh(matrix), WIDTH[row : row + 1])
+    terms = [(*term, by.into(v)) for term, v in zip(TERMS, vectors, strict=True)]
+    increment = by.advance(terms, x)
+    _close(by.out(increment), [_expected(True, row, x)])
+    _close(by.out(by.into(vectors[0])), vectors[0])
+    rows, fractions = torch.zeros(2, dtype=torch.long), torch.tensor([0.3, x]).double()
+    dense = by.dense(terms, rows, fractions)
+    _close(dense, [_expected(True, row, float(f)) for f in fractions])
+    image = (matrix @ by.out(increment)[..., None])[..., 0]
+    remainder = by.out(by.remainder(vectors[1], increment))
+    _close(remainder, WIDTH[row] * (vectors[1] - image))
 
 
-def test_single_precision_stays_single():
-    by = EigenPropagator(*torch.linalg.eigh(_jacobians(True).float()), WIDTH.float())
-    terms = [(*term, by.into(v.float())) for term, v in zip(TERMS, _vectors(), strict=True)]
-    found = by.dense(terms, torch.arange(ROWS), torch.ones(ROWS))
+@pytest.mark.parametrize("kind", [EigenPropagator, LonePropagator])
+def test_single_precision_stays_single(kind):
+    rows = ROWS if kind is EigenPropagator else 1
+    by = kind(*torch.linalg.eigh(_jacobians(True)[:rows].float()), WIDTH[:rows].float())
+    vectors = _vectors()[:, :rows].float()
+    terms = [(*term, by.into(v)) for term, v in zip(TERMS, vectors, strict=True)]
+    found = by.dense(terms, torch.arange(rows), torch.ones(rows))
     assert found.dtype == torch.float32
     assert torch.allclose(found, by.out(by.advance(terms, 1.0)), rtol=1e-4, atol=1e-5)
 

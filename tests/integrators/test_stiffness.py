@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import gflow.integrators.stiffness as stiffness
 from gflow.integrators.base import Field, Settings
 from gflow.integrators.driver import integrate_field
 from gflow.integrators.explicit import TSIT5_METHOD
@@ -151,6 +152,23 @@ def test_what_cannot_be_measured_is_not_handed_over():
     assert not StiffnessWatch(1.0)(broken, _state(calm, [5.0]), 64).any()
 
 
+@pytest.mark.parametrize("value", [math.nan, 1e308])
+def test_a_jacobian_of_no_use_does_not_disturb_a_method_that_needs_none(value):
+    """The look at it fails, or finds no eigenvalues; the run goes on as without a watch."""
+
+    def jacobian(t, y):
+        return torch.full((2, 2), value, dtype=torch.float64)
+
+    field = Field(lambda t, y: -y * math.cos(9 * t), jacobian=jacobian, symmetric=False)
+    found, times, settings = _switched(field, 20.0, 0.0)
+    start = torch.tensor([2.0, 0.0], dtype=torch.float64)
+    alone = integrate_field(field, start, TSIT5_METHOD, settings, times)
+    assert found.status.ok
+    assert len(found.log) > 2 * FIRST_LOOK
+    if math.isnan(value):
+        assert torch.equal(found.theta, alone.theta)
+
+
 def _stiffening():
     """theta' = -rate(t) (theta - cos t) - sin t, the rate rising from 1 to 2001 about t = 5."""
 
@@ -196,6 +214,23 @@ def test_a_flow_that_stays_mild_is_never_handed_over():
     found, *_ = _switched(field, 20.0, 0.0)
     assert found.method == "native:tsit5"
     assert len(found.log) > 2 * FIRST_LOOK
+
+
+def test_the_method_that_takes_over_goes_on_with_the_step_that_was_due(monkeypatch):
+    """Handing over to itself, but for the controller's memory, a method makes the same step."""
+    monkeypatch.setattr(stiffness, "FIRST_LOOK", 8)
+    monkeypatch.setattr(stiffness, "LIMITED", 0.0)
+    method = Switching(TSIT5_METHOD, TSIT5_METHOD, StiffnessWatch(0.0))
+    start, settings = torch.tensor([2.0, 0.0], dtype=torch.float64), Settings(12.0, 1e-6, 1e-8)
+    state = method.init(_stiffening(), 0.0, start, settings)
+    plain = TSIT5_METHOD.init(_stiffening(), 0.0, start, settings)
+    while "then" not in method.label(state):
+        state, step = method.step(_stiffening(), state)
+        plain, expected = TSIT5_METHOD.step(_stiffening(), plain)
+    state, step = method.step(_stiffening(), state)
+    plain, expected = TSIT5_METHOD.step(_stiffening(), plain)
+    assert step.attempts == expected.attempts
+    assert torch.equal(step.theta1, expected.theta1)
 
 
 def test_the_method_that_takes_over_begins_where_the_other_ended():
