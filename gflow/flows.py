@@ -50,7 +50,9 @@ class _GradientFlow:
         if self._moments is None or part is self.problem:
             return _GradientFlow(part, self._moments)
         square, mixed = self._moments
-        return _GradientFlow(part, (square if square.ndim == 2 else square[rows], mixed.mT[:, rows].mT))
+        return _GradientFlow(
+            part, (square if square.ndim == 2 else square[rows], mixed.mT[:, rows].mT)
+        )
 
     def value(self, t: Any, theta: Tensor) -> Tensor:
         if theta.ndim == 2 and self.problem.backward.exact:

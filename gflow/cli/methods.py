@@ -25,23 +25,25 @@ COLUMNS = {
     "error_between": "error between",
 }
 LEGEND = """\
-Implicit methods suit stiff flows, as rkc2 and rkc4 do, which are not. Nfe counts field evaluations.
-Mild and stiff are what a test problem of each kind took at rtol 1e-6: evaluations + Jacobians (one
-of which costs a few evaluations where P is small, P of them where it is large). The errors are the largest RMS of
-error / (atol + rtol |theta|) measured on the test problems, at the end and at 100 times between:
-about 1 is what was asked for. Tightening is the factor on rtol and atol that they include. A "-"
-stands for an order that varies and for an error that was not measured. A short name such as dopri5
-will do where it is unambiguous; auto chooses a method, and says why.
+Implicit methods suit stiff flows, and so do rkc2 and rkc4, which are not. Nfe counts field
+evaluations. Mild and stiff are what a test problem of each kind took at rtol 1e-6: evaluations +
+Jacobians (one of which costs a few evaluations where P is small, P of them where it is large). The
+errors are the largest RMS of error / (atol + rtol |theta|) measured on the test problems, at the
+end and at 100 times between: about 1 is what was asked for. Tightening is the factor on rtol and
+atol that they include. A "-" stands for an order that varies and for what was not measured. A short name
+such as dopri5 will do where it is unambiguous; auto chooses a method, and says why.
 """
 AUTO = """\
 auto is no method: it chooses one by the number of parameters, the stiffness that it measures at the
 start, the tolerance and the device:
 
-  not stiff                    tsit5, handing over to a stiff method if the flow turns out stiff;
-                               DOP853 for rtol below 1e-7 on the CPU
-  stiff, P up to 500           exprb43; LSODA for rtol below 1e-7 on the CPU
-  stiff, P above 500           rkc2
-  ensembles                    tsit5 or exprb43 for all rows at once; rows that turn out stiff change
+  not stiff                 tsit5, handing over to a stiff method if the flow turns out stiff;
+                            DOP853 for rtol below 1e-7 on the CPU
+  stiff, P up to 500        exprb43; LSODA for rtol below 1e-7, or an unsymmetric Jacobian of more
+                            than 50 parameters, on the CPU
+  stiff, P above 500        rkc2; rkc4 for rtol below 1e-4
+  ensembles                 tsit5 or exprb43 (rkc2, rkc4) for all rows at once; rows that turn out
+                            stiff go on with the other
 
 The run records what it chose and why; `gflow show` tells it.
 """

@@ -21,6 +21,10 @@ TIGHT = 1e-7
 """Tolerances below this are left to methods of high order."""
 STABLE = 3.5
 """Step times rate at which tsit5 leaves its region of stability."""
+ACCURATE = 1e-4
+"""Tolerances below this cost fewer gradients by rkc4 than by rkc2."""
+LARGE = 50
+"""Parameters beyond which exponentials of unsymmetric matrices cost more than implicit steps."""
 MANY = 64
 """Rows from which an exponential step costs several explicit ones: eigenvalues come one by one."""
 
@@ -118,6 +122,8 @@ def _lone_choice(
         return _watched(field, theta0, rtol), reason
     if on_host and rtol < TIGHT:
         return METHODS["scipy:LSODA"], f"stiff ({measured}) and rtol {rtol:g} asks for high order"
+    if on_host and not field.symmetric and size > LARGE:
+        return METHODS["scipy:LSODA"], f"stiff ({measured}) and the Jacobian is not symmetric"
     other, _ = _other(field, theta0, rtol)
     why = "allows the exact Jacobian" if size <= DENSE_LIMIT else "is too many for a dense one"
     return other, f"stiff ({measured}) and P = {size} {why}"
@@ -129,7 +135,7 @@ def _other(field: Field, theta0: Tensor, rtol: float) -> tuple[NativeMethod, Sti
     steps = 5.0 * rtol**-0.25  # what a method of order 4 was seen to take
     if field.jacobian is not None and theta0.shape[-1] <= DENSE_LIMIT:
         return _native("exprb43"), StiffnessWatch(steps * (6.0 if rows >= MANY else 1.5))
-    return _native("rkc2"), StiffnessWatch(steps)
+    return _native("rkc4" if rtol < ACCURATE else "rkc2"), StiffnessWatch(steps)
 
 
 def _watched(field: Field, theta0: Tensor, rtol: float) -> Method:

@@ -13,6 +13,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from gflow.integrators.base import Attempt, Breakdown, Field, Halt, Method, Settings, Step
+from gflow.integrators.meter import Meter, finite
 from gflow.integrators.trajectory import (
     LoggedStep,
     Path,
@@ -63,56 +64,6 @@ class Target:
             return self.excess(t, theta) <= 0
         except Breakdown:
             return False
-
-
-class Meter:
-    """Counts evaluations, keeps the deadline and refuses values that are not finite.
-
-    Rows of a batch are not refused: what is not finite there is the method's to reject.
-    """
-
-    def __init__(self, field: Field, deadline: float) -> None:
-        self.nfe = self.hessians = self.jvps = 0
-        self.furthest = -math.inf
-        self._field, self._deadline = field, deadline
-        self.field = replace(
-            field,
-            function=self._function,
-            jacobian=None if field.jacobian is None else self._jacobian,
-            jvp=None if field.jvp is None else self._jvp,
-        )
-
-    def on(self, field: Field) -> Meter:
-        """A meter of another field that goes on counting."""
-        other = Meter(field, self._deadline)
-        other.nfe, other.hessians, other.jvps = self.nfe, self.hessians, self.jvps
-        return other
-
-    def _function(self, t: Any, theta: Tensor) -> Tensor:
-        self._check_deadline()
-        self.nfe += 1
-        if theta.ndim > 1:
-            return self._field(t, theta)
-        self.furthest = max(self.furthest, t)
-        return _finite(self._field(t, theta), t, "field")
-
-    def _jacobian(self, t: Any, theta: Tensor) -> Tensor:
-        assert self._field.jacobian is not None
-        self._check_deadline()
-        self.hessians += 1
-        value = self._field.jacobian(t, theta)
-        return value if theta.ndim > 1 else _finite(value, t, "Jacobian")
-
-    def _jvp(self, t: Any, theta: Tensor, vector: Tensor) -> Tensor:
-        assert self._field.jvp is not None
-        self._check_deadline()
-        self.jvps += 1
-        value = self._field.jvp(t, theta, vector)
-        return value if theta.ndim > 1 else _finite(value, t, "Jacobian")
-
-    def _check_deadline(self) -> None:
-        if time.perf_counter() > self._deadline:
-            raise Halt(Status.WALL_LIMIT)
 
 
 class _Run:
@@ -218,7 +169,7 @@ class _Run:
     def _dead(self) -> bool:
         """Whether the field has no value at the accepted point itself."""
         try:
-            _finite(self.raw(self.t, self.theta), self.t, "field")
+            finite(self.raw(self.t, self.theta), self.t, "field")
         except Breakdown:
             return True
         return False
@@ -339,15 +290,6 @@ def integrate_field(
         method=run.label,
         path=path if dense else None,
     )
-
-
-def _finite(value: Tensor, t: float, what: str) -> Tensor:
-    # A finite sum needs no look at the elements, which costs three times as much.
-    if math.isfinite(float(value.sum())) or bool(torch.isfinite(value).all()):
-        return value
-    place = int(torch.nonzero(~torch.isfinite(value.flatten()))[0])
-    bad = float(value.flatten()[place])
-    raise Breakdown(Status.NONFINITE, f"component {place} of the {what} is {bad} at t = {t:.6g}")
 
 
 def _cut(step: Step, target: Target) -> Step:

@@ -16,11 +16,10 @@ from gflow.integrators.native import (
     Cache,
     NativeMethod,
     State,
-    System,
     Trial,
-    column,
     merge,
 )
+from gflow.integrators.system import System, column
 
 
 @dataclass(frozen=True, eq=False)

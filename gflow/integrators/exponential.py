@@ -23,7 +23,7 @@ from torch import Tensor
 from gflow.integrators.base import MethodInfo
 from gflow.integrators.control import Controller
 from gflow.integrators.krylov import KrylovPropagator
-from gflow.integrators.native import Cache, NativeMethod, State, System, Trial, column
+from gflow.integrators.native import Cache, NativeMethod, State, Trial
 from gflow.integrators.propagators import (
     EigenPropagator,
     LonePropagator,
@@ -33,6 +33,7 @@ from gflow.integrators.propagators import (
     eigenpairs,
 )
 from gflow.integrators.stiffness import DENSE_LIMIT
+from gflow.integrators.system import System, column
 
 SHARE = 0.25
 """Part of the embedded estimate, which is of order 3, that the error of the solution stays below.

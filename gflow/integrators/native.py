@@ -29,6 +29,7 @@ from torch import Tensor
 
 from gflow.integrators.base import Attempt, Breakdown, Field, Method, Settings, Step
 from gflow.integrators.control import Controller
+from gflow.integrators.system import System, column
 from gflow.status import Status
 
 Cache = Mapping[str, Any]
@@ -37,82 +38,6 @@ Dense = Callable[[Tensor, Tensor], Tensor]
 
 STRETCH = 1.01
 """A step that would leave less than this part of itself to the end goes to the end."""
-
-
-class System:
-    """A field on a batch: whole if it takes batches, else row by row."""
-
-    def __init__(self, field: Field) -> None:
-        self.field = field
-
-    def value(self, t: np.ndarray, theta: Tensor) -> Tensor:
-        """The field (B, P) at times (B,) and rows (B, P)."""
-        if self.field.batched:
-            return self.field.function(t, theta)
-        return _rows(self.field.function, t, theta)
-
-    def jacobian(self, t: np.ndarray, theta: Tensor) -> Tensor:
-        """The Jacobian (B, P, P), by forward differences if the field offers none."""
-        if self.field.jacobian is None:
-            return self._differences(t, theta)
-        if self.field.batched:
-            return self.field.jacobian(t, theta)
-        return _rows(self.field.jacobian, t, theta)
-
-    def linearise(self, t: np.ndarray, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Field and Jacobian at the same point, so that the field may share its work."""
-        if self.field.batched or len(t) > 1 or self.field.jacobian is None:
-            return self.value(t, theta), self.jacobian(t, theta)
-        time, point = float(t[0]), theta[0]
-        return self.field.function(time, point)[None], self.field.jacobian(time, point)[None]
-
-    def jvp(self, t: np.ndarray, theta: Tensor, vector: Tensor) -> Tensor:
-        """The Jacobian times a vector (B, P), by a difference if the field offers none."""
-        if self.field.jvp is None:
-            step = _difference(theta) / _norm(vector).clamp(min=1e-30)
-            return (self.value(t, theta + step * vector) - self.value(t, theta)) / step
-        if self.field.batched:
-            return self.field.jvp(t, theta, vector)
-        return _rows(self.field.jvp, t, theta, vector)
-
-    def time_derivative(self, t: np.ndarray, theta: Tensor, value: Tensor) -> Tensor | None:
-        """The derivative (B, P) in t at fixed theta; None for an autonomous field."""
-        if self.field.time_derivative is not None:
-            if self.field.batched:
-                return self.field.time_derivative(t, theta)
-            return _rows(self.field.time_derivative, t, theta)
-        if self.field.autonomous:
-            return None
-        step = torch.finfo(value.dtype).eps ** 0.5 * np.maximum(np.abs(t), 1.0)
-        aside = np.where(t > step, t - step, t + step)  # never beyond the end
-        return (self.value(aside, theta) - value) / column(aside - t, theta)
-
-    def _differences(self, t: np.ndarray, theta: Tensor) -> Tensor:
-        start, columns, step = self.value(t, theta), [], _difference(theta)[:, 0]
-        for index in range(theta.shape[-1]):
-            moved = theta.clone()
-            moved[:, index] += step
-            width = (moved - theta)[:, index, None]
-            columns.append((self.value(t, moved) - start) / width)
-        return torch.stack(columns, dim=-1)
-
-
-def _rows(function: Callable[..., Tensor], t: np.ndarray, *points: Tensor) -> Tensor:
-    if len(t) == 1:
-        return function(float(t[0]), *(point[0] for point in points))[None]
-    rows = zip(t.tolist(), *points, strict=True)
-    return torch.stack([function(time, *row) for time, *row in rows])
-
-
-def _norm(vector: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
-    return norm
-
-
-def _difference(theta: Tensor) -> Tensor:
-    """Length (B, 1) of a forward difference: the root of the rounding, relative to theta."""
-    root: float = torch.finfo(theta.dtype).eps ** 0.5
-    return root * (1.0 + _norm(theta))
 
 
 @dataclass(frozen=True)
@@ -343,11 +268,6 @@ def lone_step(step: BatchStep, row: int, attempts: tuple[Attempt, ...], solves: 
         return step.dense(torch.full((len(x),), row, device=theta.device), x)
 
     return Step(t0, t1, step.theta0[row], step.theta1[row], interpolate, attempts, solves)
-
-
-def column(values: np.ndarray, like: Tensor) -> Tensor:
-    """Values (B,) of the host as a column (B, 1) beside a tensor."""
-    return torch.as_tensor(values, dtype=like.dtype, device=like.device)[:, None]
 
 
 def _accepted(step: BatchStep) -> tuple[np.ndarray, Tensor]:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from gflow.integrators.base import MethodInfo
 from gflow.integrators.control import Controller
-from gflow.integrators.native import State, System, Trial, column
+from gflow.integrators.native import State, Trial
 from gflow.integrators.rkc4_tableau import DEGREES, REACHES, rkc4_tableau
 from gflow.integrators.stabilized import Ending, StabilizedMethod, hermite_rows
+from gflow.integrators.system import System, column
 
 
 class RKC4(StabilizedMethod):

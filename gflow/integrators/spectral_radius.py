@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gflow.integrators.native import System
+from gflow.integrators.system import System
 
 CLOSE = 0.03
 """Residual of the largest Ritz value, as a part of it, that ends the iteration."""

@@ -21,12 +21,11 @@ from gflow.integrators.native import (
     Dense,
     NativeMethod,
     State,
-    System,
     Trial,
-    column,
     merge,
 )
 from gflow.integrators.spectral_radius import first_direction, spectral_radius, unit
+from gflow.integrators.system import System, column
 
 MARGIN = 1.02
 """Factor on every estimate of the spectral radius."""

@@ -131,9 +131,7 @@ def _weak(name: str, epsilon: float | Tensor) -> Activation:
 
     largest = float(epsilon.max()) if isinstance(epsilon, Tensor) else epsilon
     bend = largest * _TANH_CURVATURE
-    return Activation(
-        name, jet, 1.0, 1.0 + epsilon, curvature_max=bend, epsilon=epsilon
-    )
+    return Activation(name, jet, 1.0, 1.0 + epsilon, curvature_max=bend, epsilon=epsilon)
 
 
 _TANH_CURVATURE = 4 / (3 * math.sqrt(3))

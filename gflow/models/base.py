@@ -23,7 +23,6 @@ from torch import Tensor
 
 from gflow.equilibrium.adjoint import Backward
 
-
 Moments = tuple[Tensor, Tensor]
 """Second moments of the inputs, and of inputs and targets, in a form that the model chooses."""
 

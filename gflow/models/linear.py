@@ -40,7 +40,7 @@ class LinearDEQ(SingleIndexDEQ):
         """(2/n) X^T X and (2/n) X^T y, with a zero for theta2: (..., d + 1, d) and (B, d + 1)."""
         weight = 2.0 / y.shape[-1]
         square = torch.nn.functional.pad(weight * (x.mT @ x), (0, 0, 0, 1))
-        mixed = torch.atleast_2d(y) @ x if x.ndim == 2 else (y[:, None, :] @ x)[:, 0]
+        mixed = y.reshape(-1, y.shape[-1]) @ x if x.ndim == 2 else (y[:, None, :] @ x)[:, 0]
         return square, torch.nn.functional.pad(weight * mixed, (0, 1)).mT.contiguous().mT
 
     def gradient_from_moments(self, theta: Tensor, moments: Moments) -> Tensor:

@@ -105,7 +105,7 @@ class SingleIndexDEQ(Model):
         return one_sign & torch.isfinite(theta.sum(-1))
 
     def equilibrium(self, theta: Tensor, x: Tensor, warm: Tensor | None = None) -> Equilibrium:
-        """Solve F(s) = s - theta1.x - theta2 sigma(s) = 0 by Newton in s, safeguarded if need be."""
+        """Solve F(s) = s - theta1.x - theta2 sigma(s) = 0 by Newton in s, safeguarded if need."""
         valid = self.admissible(theta)
         everywhere = bool(valid.all())
         safe = theta if everywhere else torch.where(valid[..., None], theta, 0.0)

@@ -42,7 +42,7 @@ def _choose(field, size, t_end=1.0, rtol=1e-6, dtype=torch.float64):
 
 
 WATCHED = "native:tsit5 or native:exprb43"
-BEYOND = "native:tsit5 or native:rkc2"
+BEYOND = "native:tsit5 or native:rkc4"
 
 
 @pytest.mark.parametrize("name", ["scipy:Radau", "radau", "RADAU"])
@@ -152,7 +152,7 @@ def test_many_parameters_are_measured_by_products_alone():
         lambda t, y: rates * y, jacobian=forbidden, jvp=lambda t, y, v: rates * v, symmetric=True
     )
     name, reason = _choose(field, LARGE)
-    assert name == "native:rkc2"
+    assert name == "native:rkc4"
     assert reason.endswith("and P = 501 is too many for a dense one")
     rate = float(reason.partition("fastest rate ")[2].partition(" ")[0])
     assert rate == pytest.approx(900, rel=0.1)
@@ -230,7 +230,7 @@ def test_an_ensemble_takes_a_name_as_asked_and_refuses_what_cannot_be_held():
         choose_ensemble("auto", *_rows([1.0]), 1.0, 1e-14)
 
 
-@pytest.mark.parametrize(("dense", "other"), [(True, "native:exprb43"), (False, "native:rkc2")])
+@pytest.mark.parametrize(("dense", "other"), [(True, "native:exprb43"), (False, "native:rkc4")])
 def test_a_mild_ensemble_is_watched_and_a_stiff_one_is_not(dense, other):
     """What decides is the steps that stability asks of half of the rows."""
     mild = _choose_ensemble([1.0, 2.0, 3.0, 1e6, 1e6], dense=dense)
@@ -270,3 +270,18 @@ def test_rows_without_a_jacobian_do_not_decide():
     bare = Field(lambda t, y: -y, batched=True)
     choice = choose_ensemble("auto", bare, torch.ones(3, 2).double(), 1.0, 1e-6)
     assert choice.method is METHODS["native:tsit5"]
+
+
+@pytest.mark.parametrize(("rtol", "expected"), [(1e-4, "native:rkc2"), (9e-5, "native:rkc4")])
+def test_the_stabilised_method_s_order_follows_the_tolerance(rtol, expected):
+    rates = torch.linspace(1, 1000, 501, dtype=torch.float64)
+    field = Field(lambda t, y: -rates * y, jvp=lambda t, y, v: -rates * v)
+    assert _choose(field, 501, t_end=10.0, rtol=rtol)[0] == expected
+
+
+@pytest.mark.parametrize(("size", "expected"), [(50, "native:exprb43"), (51, "scipy:LSODA")])
+def test_large_unsymmetric_jacobians_are_left_to_an_implicit_method(size, expected):
+    matrix = -torch.diag(torch.linspace(1, 1000, size, dtype=torch.float64))
+    matrix[0, 1] = 1.0
+    field = Field(lambda t, y: matrix @ y, jacobian=lambda t, y: matrix)
+    assert _choose(field, size, t_end=10.0, rtol=1e-5)[0] == expected

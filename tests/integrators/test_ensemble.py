@@ -300,6 +300,16 @@ def test_an_interruption_of_one_that_goes_on_alone_ends_those_after_it():
         check_log(found)
 
 
+def test_the_wall_limit_holds_on_the_way_alone():
+    """The batch is quick, the field of the one in trouble is not."""
+    slow = _with(lone("breaks"), lambda: time.sleep(0.05))
+    plan = Plan(TSIT5_METHOD, SETTINGS, lambda index: slow, wall_seconds=0.3)
+    (found,) = integrate_ensemble(fleet(["breaks"]), starts(1), TIMES, plan)
+    assert found.status is Status.WALL_LIMIT
+    assert 0.4 < float(found.t[-1]) < 0.5
+    check_log(found)
+
+
 def test_the_wall_limit_is_shared():
     kinds = ("mild", "stiff")
     slow = _with(fleet(kinds), lambda: time.sleep(0.002))

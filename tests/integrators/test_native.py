@@ -11,8 +11,9 @@ import torch
 
 from gflow.integrators.base import Breakdown, Field, Memory, Settings
 from gflow.integrators.explicit import TSIT5_METHOD
-from gflow.integrators.native import NativeMethod, System
+from gflow.integrators.native import NativeMethod
 from gflow.integrators.registry import METHODS
+from gflow.integrators.system import System
 from gflow.status import Status
 
 NATIVE = [method for method in METHODS.values() if isinstance(method, NativeMethod)]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from gflow.integrators.base import Field
-from gflow.integrators.native import System
 from gflow.integrators.spectral_radius import first_direction, spectral_radius, unit
+from gflow.integrators.system import System
 
 
 class Linear:

@@ -12,7 +12,6 @@ from numpy.polynomial.chebyshev import Chebyshev
 
 from gflow.integrators.base import Field, Settings
 from gflow.integrators.driver import integrate_field
-from gflow.integrators.native import System
 from gflow.integrators.stabilized import (
     DAMPING,
     FEWEST,
@@ -21,6 +20,7 @@ from gflow.integrators.stabilized import (
     rkc2_coefficients,
     rkc2_reaches,
 )
+from gflow.integrators.system import System
 from gflow.integrators.testbed import CASES, cubic, decay
 
 REACHES = rkc2_reaches()

@@ -1,0 +1,279 @@
+"""A batch: one native method on many trajectories, until the last has left.
+
+Every trajectory has its own time, step and verdict. One that ends leaves the batch. One that gets
+into trouble (no value, no error small enough, a stopping rule met within the step, growth without
+bound) leaves it too, and goes on alone from its last accepted point: there the lone driver retries,
+locates and judges, so that a trajectory of an ensemble ends as it would by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gflow.integrators.base import Field, Halt, Settings
+from gflow.integrators.driver import (
+    BLOW_UP,
+    FOREVER,
+    Observer,
+    Target,
+)
+from gflow.integrators.meter import Meter
+from gflow.integrators.native import BatchStep, NativeMethod, State
+from gflow.integrators.trajectory import LOG_COLUMNS, SNAP, StepLog
+from gflow.status import Status
+
+PATIENCE = 6
+"""Trials in a row without a value after which a trajectory goes on alone."""
+COMPACT = 0.9
+"""The batch is made smaller when fewer than this part of its rows still run."""
+SIZE_CHECK = 16
+"""Attempts between two looks at the size of theta."""
+
+
+class BatchObserver(Protocol):
+    """Sees every attempt of a batch, and the steps of trajectories that left it."""
+
+    def observe_batch(self, ids: np.ndarray, rows: np.ndarray, step: BatchStep, nfe: int) -> None:
+        """Which trajectories the batch holds, and the rows of the attempt that were accepted."""
+
+    def alone(self, index: int) -> Observer:
+        """The observer of one trajectory that goes on alone."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Where a trajectory left its batch, why, and the step that it would have tried next."""
+
+    status: Status
+    t: float
+    theta: Tensor
+    dt: float
+
+
+Switch = Callable[[Field, State, int], np.ndarray]
+"""Field, state and attempts so far to a mask (B,) of the rows that another method should take."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a batch is integrated.
+
+    Attributes
+    ----------
+    method : NativeMethod
+    settings : Settings
+        The user's tolerances.
+    lone : callable
+        The field of one trajectory by its index.
+    targets : callable, optional
+        The stopping rules of one trajectory by its index.
+    met : callable, optional
+        ``(indices (B,), t (B,), theta (B, P)) -> (B,) bool``: which trajectories meet a rule there.
+    switch : callable, optional
+        Which rows go on with `other`.
+    other : NativeMethod, optional
+    max_steps : int
+    wall_seconds : float
+    observer : BatchObserver, optional
+    """
+
+    method: NativeMethod
+    settings: Settings
+    lone: Callable[[int], Field]
+    targets: Callable[[int], Sequence[Target]] | None = None
+    met: Callable[[np.ndarray, np.ndarray, Tensor], np.ndarray] | None = None
+    switch: Switch | None = None
+    other: NativeMethod | None = None
+    max_steps: int = 1_000_000
+    wall_seconds: float = math.inf
+    observer: BatchObserver | None = None
+
+
+class Saves:
+    """The saved points of all trajectories on one grid."""
+
+    def __init__(self, times: Tensor, theta0: Tensor) -> None:
+        self.grid = times.cpu().double().numpy()
+        self.theta = theta0.new_full((len(theta0), len(self.grid), theta0.shape[-1]), torch.nan)
+        self.theta[:, : int(np.searchsorted(self.grid, 0.0, side="right"))] = theta0[:, None]
+        self.device = theta0.device
+
+    def record(self, ids: np.ndarray, rows: np.ndarray, step: BatchStep) -> None:
+        """Evaluate dense output where the grid falls into the accepted rows' steps."""
+        t0, t1 = step.t0[rows], step.t1[rows]
+        first = np.searchsorted(self.grid, t0, side="right")
+        count = np.searchsorted(self.grid, t1, side="right") - first
+        total = int(count.sum())
+        if total == 0:
+            return
+        which = np.repeat(np.arange(len(rows)), count)
+        place = np.arange(total) - np.repeat(np.cumsum(count) - count, count) + first[which]
+        x = (self.grid[place] - t0[which]) / (t1 - t0)[which]
+        index = torch.as_tensor(rows[which], device=self.device)
+        theta = step.dense(index, torch.as_tensor(x, device=self.device).to(step.theta0))
+        at_end = torch.as_tensor(x > 1 - SNAP, device=self.device)[:, None]
+        values = torch.where(at_end, step.theta1[index], theta)
+        target = torch.as_tensor(ids[rows[which]], device=self.device)
+        self.theta[target, torch.as_tensor(place, device=self.device)] = values
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where some trajectories begin a part of their way: indices, times, rows and first steps.
+
+    `size` is the largest |theta| of each where its whole way began.
+    """
+
+    ids: np.ndarray
+    t: np.ndarray
+    theta: Tensor
+    size: np.ndarray
+    dt: np.ndarray | None = None
+
+
+class Batch:
+    """One method on some of the trajectories, and what has become of them."""
+
+    def __init__(
+        self, field: Field, origin: Origin, saves: Saves, plan: Plan, deadline: float
+    ) -> None:
+        self.plan, self.saves, self.deadline = plan, saves, deadline
+        self.meter = Meter(field, deadline)
+        self.field = self.meter.field
+        self.ids = origin.ids
+        self.size = origin.size
+        self.failures = np.zeros(len(origin.ids), dtype=int)
+        self.solves = self.attempts = 0
+        self.interrupted = False
+        self.log: list[tuple[np.ndarray, np.ndarray]] = []
+        self.ended: dict[int, Ended] = {}
+        self.alone: dict[int, Ended] = {}
+        self.moved: dict[int, Ended] = {}
+        self.origin = origin
+
+    def run(self) -> None:
+        """Step until the batch is empty or a budget is used up."""
+        origin, plan = self.origin, self.plan
+        factor = plan.method.info.tightening
+        self.settings = replace(
+            plan.settings, rtol=plan.settings.rtol * factor, atol=plan.settings.atol * factor
+        )
+        status = Status.STEP_LIMIT
+        self.state: State | None = None
+        try:
+            self.state = plan.method.start(
+                self.field, origin.t, origin.theta, self.settings, origin.dt
+            )
+            self._begin(self.state)
+            while len(self.ids) and self.attempts < plan.max_steps:
+                self._advance(self.state)
+        except Halt as halt:
+            status = halt.status
+        except KeyboardInterrupt:
+            status, self.interrupted = Status.INTERRUPTED, True
+            self.ended |= {i: replace(end, status=status) for i, end in self.moved.items()}
+            self.moved = {}
+        end = self.state
+        t, theta = (origin.t, origin.theta) if end is None else (end.t, end.theta)
+        for row, index in enumerate(self.ids):
+            finished = t[row] >= self.settings.t_end
+            verdict = Status.T_END if finished else status
+            self.ended[int(index)] = Ended(verdict, float(t[row]), theta[row], 0.0)
+
+    def _begin(self, state: State) -> None:
+        """Let go of the rows that have no value where they begin, or meet a rule there."""
+        leaving = ~torch.isfinite(state.cache["value"]).all(-1).cpu().numpy()
+        if self.plan.met is not None:
+            leaving |= self.plan.met(self.ids, state.t, state.theta)
+        if leaving.any():
+            self._leave(leaving, state, self.alone)
+            self._select(state, np.flatnonzero(~leaving))
+
+    def _advance(self, before: State) -> None:
+        running = before.t < self.settings.t_end
+        state, step = self.plan.method.advance(self.field, before)
+        self.attempts += 1
+        self.solves += step.linear_solves
+        accepted = step.accepted & running
+        leaving = self._meeting(step, accepted)
+        accepted &= ~leaving
+        rows = np.flatnonzero(accepted)
+        self.saves.record(self.ids, rows, step)
+        self._write_log(step, running, accepted)
+        self._leave(leaving, before, self.alone)
+        self.state = state  # an observer may be interrupted
+        if len(rows) and self.plan.observer is not None:
+            self.plan.observer.observe_batch(self.ids, rows, step, self.meter.nfe)
+        self.failures = np.where(np.isnan(step.ratio), self.failures + 1, 0)
+        self._part(state, leaving, running)
+
+    def _meeting(self, step: BatchStep, accepted: np.ndarray) -> np.ndarray:
+        """Accepted rows within whose step a stopping rule is met."""
+        if self.plan.met is None:
+            return np.zeros(len(accepted), dtype=bool)
+        met = accepted & self.plan.met(self.ids, step.t1, step.theta1)
+        return np.asarray(met)
+
+    def _part(self, state: State, leaving: np.ndarray, running: np.ndarray) -> None:
+        """Let go of the rows that leave, and of finished ones once they are many."""
+        finished = state.t >= self.settings.t_end
+        trouble = running & ~leaving & ~finished & self._troubled(state)
+        self._leave(trouble, state, self.alone)
+        gone = leaving | trouble
+        if self.plan.switch is not None:
+            moving = self.plan.switch(self.field, state, self.attempts) & ~finished & ~gone
+            self._leave(moving, state, self.moved)
+            gone |= moving
+        keep = ~(gone | finished)
+        if gone.any() or keep.sum() < COMPACT * len(keep):
+            self._leave(finished & ~gone, state, self.ended)
+            self._select(state, np.flatnonzero(keep))
+
+    def _leave(self, rows: np.ndarray, state: State, where: dict[int, Ended]) -> None:
+        for row in np.flatnonzero(rows):
+            t, theta, dt = float(state.t[row]), state.theta[row], float(state.dt[row])
+            where[int(self.ids[row])] = Ended(Status.T_END, t, theta, dt)
+
+    def _troubled(self, state: State) -> np.ndarray:
+        smallest = 4 * np.spacing(np.maximum(state.t, 1e-300))
+        troubled = (self.failures >= PATIENCE) | (state.dt <= smallest) | (state.t > FOREVER)
+        if self.attempts % SIZE_CHECK == 0:
+            size = state.theta.abs().amax(-1).cpu().numpy()
+            troubled = troubled | (size > BLOW_UP * (1 + self.size))
+        return np.asarray(troubled)
+
+    def _select(self, state: State, rows: np.ndarray) -> None:
+        self.state = state.select(rows)
+        self.ids, self.failures, self.size = self.ids[rows], self.failures[rows], self.size[rows]
+        if self.field.select is not None and len(rows):
+            part = self.field.select(torch.as_tensor(rows, device=state.theta.device))
+            self.meter = self.meter.on(part)
+            self.field = self.meter.field
+
+    def _write_log(self, step: BatchStep, running: np.ndarray, accepted: np.ndarray) -> None:
+        meter, rows = self.meter, np.flatnonzero(running)
+        table = np.empty((len(rows), len(LOG_COLUMNS)))
+        table[:, 0] = step.t0[rows]
+        table[:, 1] = step.t1[rows] - step.t0[rows]
+        table[:, 2] = step.ratio[rows]
+        table[:, 3] = accepted[rows]
+        table[:, 4:] = (meter.nfe, meter.hessians, self.solves, meter.jvps)
+        self.log.append((self.ids[rows], table))
+
+    def logs(self) -> dict[int, StepLog]:
+        """The attempts sorted by trajectory."""
+        if not self.log:
+            return {}
+        owners = np.concatenate([ids for ids, _ in self.log])
+        table = np.concatenate([rows for _, rows in self.log])
+        order = np.argsort(owners, kind="stable")
+        indices, starts = np.unique(owners[order], return_index=True)
+        parts = np.split(table[order], starts[1:])
+        return {int(i): StepLog(part) for i, part in zip(indices, parts, strict=True)}
