@@ -12,6 +12,7 @@ import datetime
 import importlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import statistics
@@ -216,6 +217,15 @@ def environment() -> dict[str, Any]:
     }
 
 
+def _plain(value: Any) -> Any:
+    """The same without infinite and undefined numbers, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def report(
     name: str,
     title: str,
@@ -238,7 +248,7 @@ def report(
         "omissions": dict(omissions),
         **(extra or {}),
     }
-    (output / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (output / f"{name}.json").write_text(json.dumps(_plain(record), indent=1) + "\n")
     _figure(title, measurements).savefig(output / f"{name}.png", dpi=120)
     console.print(f"Wrote {name}.json and {name}.png to {output}")
 

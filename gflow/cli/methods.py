@@ -30,8 +30,8 @@ evaluations. Mild and stiff are what a test problem of each kind took at rtol 1e
 Jacobians (one of which costs a few evaluations where P is small, P of them where it is large). The
 errors are the largest RMS of error / (atol + rtol |theta|) measured on the test problems, at the
 end and at 100 times between: about 1 is what was asked for. Tightening is the factor on rtol and
-atol that they include. A "-" stands for an order that varies and for what was not measured. A short name
-such as dopri5 will do where it is unambiguous; auto chooses a method, and says why.
+atol that they include. A "-" stands for an order that varies and for what was not measured. A short
+name such as dopri5 will do where it is unambiguous; auto chooses a method, and says why.
 """
 AUTO = """\
 auto is no method: it chooses one by the number of parameters, the stiffness that it measures at the
