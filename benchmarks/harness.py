@@ -276,7 +276,7 @@ def _table(title: str, measurements: Sequence[Measurement]) -> Table:
 
 def _figure(title: str, measurements: Sequence[Measurement]) -> Figure:
     """Error against seconds and against gradients."""
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    figure = Figure(figsize=(10, 5.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for name in dict.fromkeys(each.contender for each in measurements):
         points = [each for each in measurements if each.contender == name]
@@ -284,9 +284,10 @@ def _figure(title: str, measurements: Sequence[Measurement]) -> Figure:
         axes[0].loglog([each.seconds for each in points], errors, "o-", label=name)
         gradients = [_gradients(each.work) for each in points]
         axes[1].loglog(gradients, errors, "o-", label=name)
-    axes[0].set(xlabel="seconds", ylabel="error", title=title)
+    figure.suptitle(title)
+    axes[0].set(xlabel="seconds", ylabel="error")
     axes[1].set(xlabel="gradients (or their equivalents)")
-    axes[0].legend(fontsize="small")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 

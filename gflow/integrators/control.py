@@ -25,10 +25,13 @@ class Controller:
         k, one more than the order of the embedded solution.
     grow_most : float
         Largest factor between two steps.
+    far : float
+        Error ratios below this ask for a longer step at once, by the integral part alone.
     """
 
     error_order: int
     grow_most: float = 5.0
+    far: float = 0.0
 
     def factors(self, ratio: np.ndarray, previous: np.ndarray, retrying: np.ndarray) -> np.ndarray:
         """Factors on the steps just tried, shape (B,).
@@ -47,6 +50,7 @@ class Controller:
         plain = SAFETY * safe ** (-1.0 / k)
         smooth = SAFETY * safe ** (-0.7 / k) * np.maximum(previous, 1e-4) ** (0.4 / k)
         accepted = ratio <= 1.0
-        factor = np.where(accepted, smooth, np.minimum(plain, SAFETY))
+        steady = np.where(ratio < self.far, plain, smooth)
+        factor = np.where(accepted, steady, np.minimum(plain, SAFETY))
         factor = np.clip(factor, SHRINK_MOST, np.where(retrying, 1.0, self.grow_most))
         return np.where(np.isnan(ratio), BROKEN, factor)

@@ -57,7 +57,7 @@ class Exprb43(NativeMethod):
         source="Hochbruck, Ostermann & Schweitzer (2009)",
         evaluations=3,
     )
-    controller = Controller(error_order=4, grow_most=8.0)
+    controller = Controller(error_order=4, grow_most=10.0, far=0.05)
 
     def prepare(self, system: System, t: np.ndarray, theta: Tensor) -> Cache:
         """The field, its time derivative and, up to DENSE_LIMIT parameters, its Jacobian."""
