@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import overload
@@ -181,21 +182,29 @@ class Saver:
     """Evaluates the requested times on the dense output of each step."""
 
     def __init__(self, times: Tensor, theta0: Tensor, t0: float = 0.0) -> None:
-        self.pending = times[times > t0]
+        self._times = times[times > t0]
+        self._host = self._times.tolist()
+        self._saved = 0
         self.t = [times.new_full((1,), t0)]
         self.theta = [theta0[None]]
 
     def observe(self, step: Step, nfe: int) -> None:
         """Save what falls into the step."""
-        count = int(torch.searchsorted(self.pending, step.t1, right=True))
-        if count:
-            due, self.pending = self.pending[:count], self.pending[count:]
-            self._append(due, evaluate_steps([step], due))
+        first, last = self._saved, bisect_right(self._host, step.t1, lo=self._saved)
+        if last == first:
+            return
+        self._saved = last
+        due, slack = self._times[first:last], SNAP * (step.t1 - step.t0)
+        if self._host[first] > step.t0 + slack and self._host[last - 1] < step.t1 - slack:
+            theta = step.interpolate(due.to(step.theta0.device))
+        else:
+            theta = evaluate_steps([step], due)
+        self._append(due, theta)
 
     def finish(self, t: float, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Add the last point, if it is not a save already, and join everything."""
         if t > float(self.t[-1][-1]):
-            self._append(self.pending.new_tensor([t]), theta[None])
+            self._append(self._times.new_tensor([t]), theta[None])
         return torch.cat(self.t), torch.cat(self.theta)
 
     def _append(self, t: Tensor, theta: Tensor) -> None:

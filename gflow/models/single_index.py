@@ -92,6 +92,12 @@ class SingleIndexDEQ(Model):
         first, last = self.activation.slope_min, self.activation.slope_max
         return 1.0 if first == 0 else 1.0 - theta2 * first, 1.0 - theta2 * last
 
+    def _side(self, theta2: float) -> float:
+        """The sign of 1 - theta2 sigma' where it is one, else 0; a lone theta's, without tensors."""
+        first = 1.0 - theta2 * self.activation.slope_min
+        last = 1.0 - theta2 * float(self.activation.slope_max)
+        return math.copysign(1.0, last) if first * last > 0 else 0.0
+
     def _slope_bounds(self, theta2: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds of 1 - theta2 sigma' over the real line, for theta2 (..., 1)."""
         first, last = self._edges(theta2)
@@ -100,6 +106,9 @@ class SingleIndexDEQ(Model):
 
     def admissible(self, theta: Tensor) -> Tensor:
         """Whether theta (..., P) is finite and its equilibrium unique, shape (...)."""
+        if theta.ndim == 1:
+            unique = self._side(float(theta[-1])) != 0
+            return torch.tensor(unique and math.isfinite(float(theta.sum())), device=theta.device)
         first, last = self._edges(theta[..., -1:])
         one_sign: Tensor = (first * last > 0)[..., 0]
         return one_sign & torch.isfinite(theta.sum(-1))
@@ -235,6 +244,8 @@ class SingleIndexDEQ(Model):
 
     def branch(self, theta: Tensor) -> Tensor:
         """The sign of 1 - theta2 sigma' where it is one, 0 elsewhere."""
+        if theta.ndim == 1:
+            return theta.new_tensor(self._side(float(theta[-1])))
         first, last = self._edges(theta[..., -1:])
         return torch.where(first * last > 0, torch.sign(last), 0.0)[..., 0]
 
