@@ -16,6 +16,7 @@ _HOMES = {
     "Problem": "gflow.problem",
     "Status": "gflow.status",
     "GflowError": "gflow.errors",
+    "UsageError": "gflow.errors",
     "integrate": "gflow.workbench",
     "descend": "gflow.workbench",
     "compare": "gflow.workbench",
@@ -32,6 +33,7 @@ __all__ = [
     "Problem",
     "SingleIndexDEQ",
     "Status",
+    "UsageError",
     "__version__",
     "compare",
     "descend",
@@ -43,7 +45,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from gflow.errors import GflowError
+    from gflow.errors import GflowError, UsageError
     from gflow.models import LinearDEQ, SingleIndexDEQ
     from gflow.plot import plot_run
     from gflow.problem import Problem

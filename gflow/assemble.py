@@ -213,6 +213,23 @@ def problem_group(
     )
 
 
+def described_apart(described: xr.Dataset, problems: Sequence[Problem]) -> xr.Dataset:
+    """The ``/problem`` group of an ensemble of different problems: what each of them is."""
+    each: dict[str, list[str] | list[int]] = {
+        "model": [repr(problem.model) for problem in problems],
+        "backward": [problem.backward.name for problem in problems],
+        "samples": [problem.n_samples for problem in problems],
+    }
+    data = {name: (("trajectory",), values) for name, values in each.items()}
+    apart = labelled("problem", data, {"trajectory": np.arange(len(problems))})
+    common = {
+        name: values[0] if len(set(values)) == 1 else f"{len(set(values))} of them"
+        for name, values in each.items()
+    }
+    conserving = all(problem.model.conserves_sphere for problem in problems)
+    return apart.assign_attrs({**described.attrs, **common, "conserves_sphere": int(conserving)})
+
+
 def _pointwise(
     problem: Problem, theta: Tensor, diagnostics: Mapping[str, Any], evaluation: Problem | None
 ) -> dict[str, Tensor]:

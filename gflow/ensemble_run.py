@@ -232,7 +232,7 @@ class _Ensemble:
         self._keep(index, flow.run(observers), flow.reason)
 
     def _keep(self, index: int, trajectory: Trajectory, reason: str) -> None:
-        self.done[index] = trajectory, reason
+        self.done[index] = trajectory, reason + trajectory.handover
         self.interrupted |= trajectory.status is Status.INTERRUPTED
 
     def result(self) -> EnsembleRun:

@@ -130,7 +130,7 @@ def run_flow(
     if flow.times is None and end > 0:
         saves = save_times(options.times, end, options.spacing)
         trajectory = flow.resaved(trajectory, torch.from_numpy(saves), landings)
-    return trajectory, flow.reason
+    return trajectory, flow.reason + trajectory.handover
 
 
 class Flow:

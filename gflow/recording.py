@@ -73,11 +73,9 @@ class Recording:
         )
         described.attrs["data_source"] = self.provenance.data_source
         if not alike:
-            described = described.drop_vars("theta_target", errors="ignore")
-            described.attrs |= {
-                "samples": sum(problem.n_samples for problem in problems),
-                "data_source": f"{len(problems)} problems; {self.provenance.data_source}",
-            }
+            described = assemble.described_apart(described, problems)
+            source = f"{len(problems)} problems; {self.provenance.data_source}"
+            described.attrs["data_source"] = source
         tree = xr.DataTree.from_dict({"problem": described, **groups})
         seconds = time.perf_counter() - self.began
         tree.attrs = root_attributes(problems, self.provenance, seconds)

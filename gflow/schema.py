@@ -105,6 +105,9 @@ GROUPS: dict[str, dict[str, Variable]] = {
         "target": Variable(("sample",), "targets", "y"),
         "evaluation_inputs": Variable(("evaluation_sample", "feature"), "evaluation inputs", "x"),
         "evaluation_target": Variable(("evaluation_sample",), "evaluation targets", "y"),
+        "model": Variable((), "model of each trajectory, where problems differ", "as written"),
+        "backward": Variable((), "backward of each trajectory, where problems differ", "B(J)"),
+        "samples": Variable((), "samples of each trajectory, where problems differ", "n"),
     },
     "flow": {
         "theta": Variable(

@@ -229,7 +229,7 @@ def test_the_energy_audit_of_a_batch_is_that_of_its_members(method: str) -> None
         residual = flow.energy_residual.values[index]
         np.testing.assert_array_equal(np.isfinite(residual), shared)
         saved = one.energy_residual.values[np.isin(one.time, flow.time)]
-        np.testing.assert_allclose(residual[shared], saved, atol=2e-8 * float(one.loss[0]))
+        np.testing.assert_allclose(residual[shared], saved, atol=1e-7 * float(one.loss[0]))
 
 
 def test_the_step_log_of_an_ensemble_is_padded() -> None:
@@ -328,3 +328,27 @@ def test_problems_of_several_dtypes_are_refused() -> None:
 def test_a_wrong_argument_is_told(arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(GflowError, match=sentence):
         gflow.integrate(tanh(), STARTS, 1.0, **arguments)
+
+
+def test_linear_problems_with_inputs_of_their_own() -> None:
+    rng = np.random.default_rng(1)
+    inputs = rng.normal(size=(3, 8, 2))
+    problems = [gflow.Problem(gflow.LinearDEQ(2), x, x @ rng.normal(size=2)) for x in inputs]
+    tree = gflow.integrate(problems, [[0.3, 0.1, 0.0]] * 3, 3.0, method="tsit5", times=5)
+    alone = gflow.integrate(problems[1], [0.3, 0.1, 0.0], 3.0, method="tsit5", times=5)
+    apart = np.abs(tree["flow"].theta.values[1] - alone["flow"].theta.values)
+    assert apart.max() < 1e-9
+
+
+def test_the_file_says_which_problem_each_trajectory_is_of() -> None:
+    x = np.linspace(-1, 1, 6)[:, None]
+    models = [gflow.SingleIndexDEQ(1, f"weak-tanh:{e}") for e in (0.25, 0.5)]
+    problems = [gflow.Problem(model, x, x[:, 0]) for model in models]
+    problems[1] = gflow.Problem(models[1], x[:4], x[:4, 0], backward="jfb")
+    tree = gflow.integrate(problems, [[0.3, 0.1]] * 2, 1.0, times=3)
+    gflow.validate(tree)
+    described = tree["problem"]
+    assert described.model.values.tolist() == [repr(model) for model in models]
+    assert described.backward.values.tolist() == ["exact", "jfb"]
+    assert described.samples.values.tolist() == [6, 4]
+    assert described.attrs["model"] == "2 of them"

@@ -37,10 +37,10 @@ AUTO = """\
 auto is no method: it chooses one by the number of parameters, the stiffness that it measures at the
 start, the tolerance and the device:
 
-  not stiff                 tsit5, handing over to a stiff method if the flow turns out stiff;
-                            DOP853 for rtol below 1e-7 on the CPU
-  stiff, P up to 500        exprb43; LSODA for rtol below 1e-7, or an unsymmetric Jacobian of more
-                            than 50 parameters, on the CPU
+  not stiff                 tsit5, handing over to a stiff method if the flow turns out stiff
+  stiff, P up to 500        exprb43; on the CPU LSODA for an unsymmetric Jacobian of more than 50
+                            parameters
+  rtol below 1e-7           LSODA, stiff or not, if P is up to 500 and on the CPU
   stiff, P above 500        rkc2; rkc4 for rtol below 1e-4
   ensembles                 tsit5 or exprb43 (rkc2, rkc4) for all rows at once; rows that turn out
                             stiff go on with the other

@@ -93,7 +93,7 @@ def choose_ensemble(
         )
     rate = float(known.median())
     steps = rate * t_end / STABLE if rate > 0 else 0.0
-    measured = f"half of the trajectories are limited by stability to at least {steps:.3g} steps"
+    measured = f"stability asks tsit5 for {steps:,.0f} steps of half of the trajectories to t_end"
     if math.isfinite(t_end) and steps > watch.patience:
         name = other.info.name
         return EnsembleChoice(other, f"auto chose {name}: stiff ({measured})")
@@ -114,11 +114,13 @@ def _lone_choice(
     if math.isnan(rate):
         return _watched(field, theta0, rtol), "the stiffness could not be measured at the start"
     stiffness = rate * t_end if rate > 0 else 0.0
-    measured = f"fastest rate {rate:.3g} times t_end {t_end:.3g} is {stiffness:.3g}"
+    measured = f"fastest rate {rate:.3g}, t_end infinite"
+    if math.isfinite(t_end):
+        measured = f"fastest rate {rate:.3g} times t_end {t_end:.3g} is {stiffness:.3g}"
     if stiffness <= STIFF:
         reason = f"not stiff ({measured}, at most {STIFF:g})"
         if on_host and rtol < TIGHT:
-            return METHODS["scipy:DOP853"], reason
+            return METHODS["scipy:LSODA"], f"{reason} and rtol {rtol:g} asks for high order"
         return _watched(field, theta0, rtol), reason
     if on_host and rtol < TIGHT:
         return METHODS["scipy:LSODA"], f"stiff ({measured}) and rtol {rtol:g} asks for high order"

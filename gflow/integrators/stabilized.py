@@ -245,7 +245,7 @@ RKC2_METHOD = RKC2(
         adaptive=True,
         implicit=False,
         any_device=True,
-        advice="stiff flows of many parameters, from gradients alone; moderate accuracy",
+        advice="stiff flows of many parameters, from gradients alone; not for tight tolerances",
         source="Sommeijer, Shampine & Verwer (1998)",
         evaluations=10,
     )

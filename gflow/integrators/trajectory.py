@@ -146,6 +146,14 @@ class Trajectory:
     path: Path | None = None
 
     @property
+    def handover(self) -> str:
+        """What to add to the reason for a method that handed over to another."""
+        other = self.method.partition(" then ")[2]
+        return (
+            f"; its steps came to be limited by stability, and {other} took over" if other else ""
+        )
+
+    @property
     def accepted(self) -> int:
         """Number of accepted steps."""
         return self.log.accepted

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gflow.models.base import Equilibrium, Moments
-from gflow.models.single_index import SingleIndexDEQ
+from gflow.models.single_index import SingleIndexDEQ, project
 
 
 class LinearDEQ(SingleIndexDEQ):
@@ -33,7 +33,7 @@ class LinearDEQ(SingleIndexDEQ):
         """y = theta1 . x / (1 - theta2)."""
         valid = self.admissible(theta)
         gap = torch.where(valid, 1.0 - theta[..., -1], torch.nan)[..., None]
-        output = (theta[..., :-1] @ x.T) / gap
+        output = project(theta[..., :-1], x) / gap
         return Equilibrium(theta, output, output, torch.ones_like(gap), valid)
 
     def moments(self, x: Tensor, y: Tensor) -> Moments:

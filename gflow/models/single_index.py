@@ -93,7 +93,7 @@ class SingleIndexDEQ(Model):
         return 1.0 if first == 0 else 1.0 - theta2 * first, 1.0 - theta2 * last
 
     def _side(self, theta2: float) -> float:
-        """The sign of 1 - theta2 sigma' where it is one, else 0; a lone theta's, without tensors."""
+        """The sign of 1 - theta2 sigma' where it is one, else 0, without tensors."""
         first = 1.0 - theta2 * self.activation.slope_min
         last = 1.0 - theta2 * float(self.activation.slope_max)
         return math.copysign(1.0, last) if first * last > 0 else 0.0
@@ -118,7 +118,7 @@ class SingleIndexDEQ(Model):
         valid = self.admissible(theta)
         everywhere = bool(valid.all())
         safe = theta if everywhere else torch.where(valid[..., None], theta, 0.0)
-        linear, theta2 = _along(safe[..., :-1], x), safe[..., -1:]
+        linear, theta2 = project(safe[..., :-1], x), safe[..., -1:]
         root = None if warm is None else self._track(linear, theta2, warm)
         if root is None:
             start = linear if warm is None else torch.where(torch.isfinite(warm), warm, linear)
@@ -169,7 +169,7 @@ class SingleIndexDEQ(Model):
     def residual(self, equilibrium: Equilibrium, x: Tensor) -> Tensor:
         """max_i |y_i - sigma(theta1 . x_i + theta2 y_i)|."""
         theta, output = equilibrium.theta, equilibrium.output
-        s = _along(theta[..., :-1], x) + theta[..., -1:] * output
+        s = project(theta[..., :-1], x) + theta[..., -1:] * output
         return (output - self.activation(s)).abs().amax(-1)
 
     def conditioning(self, equilibrium: Equilibrium) -> Tensor:
@@ -214,7 +214,7 @@ class SingleIndexDEQ(Model):
         """The same applied to a vector: two passes over the data, no P x P matrix."""
         alpha, beta, gamma = self._curvature(equilibrium, first, second, backward)
         output = equilibrium.output
-        along = _along(vector[..., :-1], x) + vector[..., -1:] * output
+        along = project(vector[..., :-1], x) + vector[..., -1:] * output
         product = _weighted(alpha * along + beta * vector[..., -1:], output, x)
         product[..., -1] += (gamma * along).sum(-1)
         return product
@@ -284,6 +284,6 @@ def _weighted(weights: Tensor, output: Tensor, x: Tensor) -> Tensor:
     return torch.cat([inner, torch.linalg.vecdot(weights, output)[..., None]], dim=-1)
 
 
-def _along(vector: Tensor, x: Tensor) -> Tensor:
+def project(vector: Tensor, x: Tensor) -> Tensor:
     """vector . x_i for all inputs, shape (..., n)."""
     return vector @ x.T if x.ndim == 2 else (vector[..., None, :] @ x.mT)[..., 0, :]

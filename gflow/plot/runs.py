@@ -94,11 +94,24 @@ def flows(tree: xr.DataTree) -> list[Run]:
     result: list[Run] = []
     for data in found:
         saved = np.isfinite(data["theta"].values).any(-1)
-        data = data.isel(time=saved)
+        data = _to_the_end(data.isel(time=saved))
         time, status = data["time"].values, str(data["status"].values)
         shown = "_" + label if result else label
         result.append(Run(shown, FLOW_COLOUR, width, time, data, status))
     return result
+
+
+def _to_the_end(data: xr.Dataset) -> xr.Dataset:
+    """A member of an ensemble with the point where it ended, if that is not a save."""
+    saved = data["time"].values
+    if "t_final" not in data or not saved.size or not float(data["t_final"]) > saved[-1]:
+        return data
+    times = np.append(saved, float(data["t_final"]))
+    data = data.pad(time=(0, 1)).assign_coords(time=times)
+    for name in ("theta", "loss"):
+        if name in data:
+            data[name].loc[{"time": times[-1]}] = data[f"{name}_final"]
+    return data
 
 
 def descents(tree: xr.DataTree) -> list[Run]:

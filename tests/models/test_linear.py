@@ -134,3 +134,11 @@ def test_name_and_dimension():
     assert (LinearDEQ(4).name, LinearDEQ(4).n_parameters) == ("linear", 5)
     with pytest.raises(ProblemError, match="dim is 0; it must be a positive integer"):
         LinearDEQ(0)
+
+
+def test_each_theta_may_have_inputs_of_its_own():
+    model = LinearDEQ(2)
+    x = torch.tensor([[[1.0, 2.0], [0.5, -1.0]], [[0.0, 1.0], [3.0, 1.0]]], dtype=torch.float64)
+    theta = torch.tensor([[0.3, 0.4, 0.5], [1.0, -1.0, -0.5]], dtype=torch.float64)
+    apart = torch.stack([model.equilibrium(t, xs).output for t, xs in zip(theta, x, strict=True)])
+    assert torch.allclose(model.equilibrium(theta, x).output, apart, rtol=1e-14)
