@@ -115,7 +115,9 @@ class Problem:
             If the last dimension is not P or there are more than two.
         """
         tensor = _tensor(value, "theta", self.dtype, self.device)
-        if tensor.ndim not in (1, 2) or tensor.shape[-1] != self.n_parameters or not len(tensor):
+        if tensor.ndim == 2 and not len(tensor):
+            raise ProblemError("theta has no rows; an ensemble needs at least one.")
+        if tensor.ndim not in (1, 2) or tensor.shape[-1] != self.n_parameters:
             raise ProblemError(
                 f"theta has shape {tuple(tensor.shape)}; {self.model!r} needs (P,) or (B, P) with "
                 f"P = {self.n_parameters}: {', '.join(_abbreviate(self.model.parameter_names))}."

@@ -94,7 +94,7 @@ def _pointwise(dims: tuple[str, ...], *without: str) -> dict[str, Variable]:
 
 
 _STATUS_FORMULA = "gflow's own verdict, see gflow.status"
-_COUNT = "count; of the whole batch, where trajectories of an ensemble go together"
+_COUNT = "count; in a batch, of the evaluations made while the trajectory was in it"
 FINAL = ("t_final", "theta_final", "loss_final")
 """Where the trajectories of an ensemble ended: its time axis holds the saves alone."""
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import xarray as xr
-from drawn import axes_of, line_problem, lines_of, notes_of, same, tanh_problem
+from drawn import axes_of, line_problem, lines_of, notes_of, tanh_problem
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
