@@ -31,7 +31,7 @@ def test_the_problem_agrees(activation: str) -> None:
         torch.testing.assert_close(got.cpu(), expected, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("method", ["dopri5", "dopri8", "LSODA", "auto"])
+@pytest.mark.parametrize("method", ["dopri5", "exprb43", "tsit5", "rkc4", "LSODA", "auto"])
 def test_the_flow_agrees(method: str) -> None:
     ends = []
     for device in ("cpu", "cuda"):
@@ -43,3 +43,15 @@ def test_the_flow_agrees(method: str) -> None:
     for group, name in (("flow", "theta"), ("descent", "theta"), ("comparison", "distance")):
         np.testing.assert_allclose(ends[1][group][name], ends[0][group][name], atol=1e-8)
     assert "cuda" in ends[1].attrs["device"]
+
+
+@pytest.mark.parametrize("method", ["exprb43", "tsit5", "rkc2", "rkc4", "auto"])
+def test_the_ensemble_agrees(method: str) -> None:
+    starts = np.array(START) + 0.1 * RNG.normal(size=(5, 5))
+    ends = []
+    for device in ("cpu", "cuda"):
+        problems = [problem(device, f"weak-tanh:{0.1 * (i + 1):g}") for i in range(5)]
+        tree = gflow.integrate(problems, starts, 5.0, method=method, rtol=1e-6, times=5)
+        assert (tree["flow"].status == "t_end").all()
+        ends.append(tree["flow"].theta)
+    np.testing.assert_allclose(ends[1], ends[0], atol=1e-5)
