@@ -30,6 +30,13 @@ TIMES = torch.linspace(0, 2, 9, dtype=torch.float64)
 SOUND = ("mild", "moving", "cubic", "mild", "stiff")
 TROUBLED = ("mild", "breaks", "moving", "blows up", "cubic", "broken", "leaves", "moving")
 NUMBER = re.compile(r"\d[\d.e+-]*")
+
+
+def _gist(reason):
+    """Without numbers; whether the field or its Jacobian was met first depends on the steps."""
+    return NUMBER.sub("#", reason).replace("Jacobian", "field")
+
+
 NATIVE = [method for method in METHODS.values() if isinstance(method, NativeMethod)]
 OURS = pytest.mark.parametrize("method", [TSIT5_METHOD, EXPRB43], ids=lambda m: m.info.name)
 each_method = pytest.mark.parametrize("method", NATIVE, ids=lambda m: m.info.name)
@@ -80,7 +87,7 @@ def test_everyone_has_the_verdict_that_it_has_alone(method):
     assert statuses == [expected.get(kind, Status.T_END) for kind in TROUBLED]
     for found, one in zip(together, alone, strict=True):
         assert float(found.t[-1]) == pytest.approx(float(one.t[-1]), abs=1e-4)
-        assert NUMBER.sub("#", found.reason) == NUMBER.sub("#", one.reason)
+        assert _gist(found.reason) == _gist(one.reason)
         assert found.message.startswith(found.status.sentence)
         assert torch.isfinite(found.theta).all()
         passed = times[times <= found.t[-1]]
