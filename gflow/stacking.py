@@ -20,7 +20,7 @@ class ProblemStack(Problem):
     Parameters
     ----------
     problems : sequence of Problem
-        With the same `key`, see :func:`group_problems`.
+        Such as :func:`group_problems` puts together.
     """
 
     def __init__(self, problems: Sequence[Problem]) -> None:

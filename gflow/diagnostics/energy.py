@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gflow.diagnostics.rows import row_dissipation
 from gflow.integrators.base import Step
+from gflow.integrators.batch import by_owner
 from gflow.integrators.native import BatchStep
 from gflow.integrators.trajectory import evaluate_steps
 from gflow.problem import Problem
@@ -141,7 +142,7 @@ class BatchAudit:
         return torch.from_numpy(found)
 
     def _integral(
-        self, index: int, at: np.ndarray, panels: tuple[np.ndarray, np.ndarray] | None
+        self, index: int, at: np.ndarray, panels: tuple[np.ndarray, ...] | None
     ) -> np.ndarray:
         total, left = np.zeros(len(at)), 0.0
         if panels is not None:
@@ -161,16 +162,12 @@ class BatchAudit:
             self._values.append(rate.double().cpu().numpy().reshape(-1, BATCH_NODES))
             self._pending, self._waiting = [], 0
 
-    def _by_trajectory(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    def _by_trajectory(self) -> dict[int, tuple[np.ndarray, ...]]:
         """Edges (K, 2) and values (K, 4) of each trajectory's steps."""
         if not self._owners:
             return {}
-        owners = np.concatenate(self._owners)
-        order = np.argsort(owners, kind="stable")
-        indices, starts = np.unique(owners[order], return_index=True)
-        edges = np.split(np.concatenate(self._edges)[order], starts[1:])
-        values = np.split(np.concatenate(self._values)[order], starts[1:])
-        return {int(i): (e, v) for i, e, v in zip(indices, edges, values, strict=True)}
+        edges, values = np.concatenate(self._edges), np.concatenate(self._values)
+        return by_owner(np.concatenate(self._owners), edges, values)
 
 
 def _integrals(at: np.ndarray, edges: np.ndarray, values: np.ndarray) -> np.ndarray:

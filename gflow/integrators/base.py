@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -139,6 +139,10 @@ class Settings:
     step_size: float | None = None
     first_step: float | None = None
     landings: tuple[float, ...] = ()
+
+    def tightened(self, factor: float) -> Settings:
+        """The same with both tolerances multiplied by a method's factor."""
+        return replace(self, rtol=self.rtol * factor, atol=self.atol * factor)
 
 
 @dataclass(frozen=True)

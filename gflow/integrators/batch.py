@@ -18,12 +18,7 @@ import torch
 from torch import Tensor
 
 from gflow.integrators.base import Field, Halt, Settings
-from gflow.integrators.driver import (
-    BLOW_UP,
-    FOREVER,
-    Observer,
-    Target,
-)
+from gflow.integrators.driver import BLOW_UP, FOREVER, Observer, Target
 from gflow.integrators.meter import Meter
 from gflow.integrators.native import BatchStep, NativeMethod, State
 from gflow.integrators.trajectory import LOG_COLUMNS, SNAP, StepLog
@@ -144,7 +139,7 @@ class Batch:
     def __init__(
         self, field: Field, origin: Origin, saves: Saves, plan: Plan, deadline: float
     ) -> None:
-        self.plan, self.saves, self.deadline = plan, saves, deadline
+        self.plan, self.saves = plan, saves
         self.meter = Meter(field, deadline)
         self.field = self.meter.field
         self.ids = origin.ids
@@ -161,10 +156,7 @@ class Batch:
     def run(self) -> None:
         """Step until the batch is empty or a budget is used up."""
         origin, plan = self.origin, self.plan
-        factor = plan.method.info.tightening
-        self.settings = replace(
-            plan.settings, rtol=plan.settings.rtol * factor, atol=plan.settings.atol * factor
-        )
+        self.settings = plan.settings.tightened(plan.method.info.tightening)
         status = Status.STEP_LIMIT
         self.state: State | None = None
         try:
@@ -272,8 +264,13 @@ class Batch:
         if not self.log:
             return {}
         owners = np.concatenate([ids for ids, _ in self.log])
-        table = np.concatenate([rows for _, rows in self.log])
-        order = np.argsort(owners, kind="stable")
-        indices, starts = np.unique(owners[order], return_index=True)
-        parts = np.split(table[order], starts[1:])
-        return {int(i): StepLog(part) for i, part in zip(indices, parts, strict=True)}
+        tables = by_owner(owners, np.concatenate([rows for _, rows in self.log]))
+        return {index: StepLog(table) for index, (table,) in tables.items()}
+
+
+def by_owner(owners: np.ndarray, *tables: np.ndarray) -> dict[int, tuple[np.ndarray, ...]]:
+    """Rows of tables, in their order, for each of the trajectories (K,) that own them."""
+    order = np.argsort(owners, kind="stable")
+    indices, starts = np.unique(owners[order], return_index=True)
+    parts = [np.split(table[order], starts[1:]) for table in tables]
+    return {int(index): tuple(part) for index, *part in zip(indices, *parts, strict=True)}

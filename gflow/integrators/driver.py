@@ -261,11 +261,8 @@ def integrate_field(
     """
     began = time.perf_counter()
     times = theta0.new_zeros(1, dtype=torch.float64) if times is None else times.cpu().double()
-    factor = method.info.tightening
     stops = sorted({*times.tolist(), *landings}) if method.info.lands else []
-    tightened = replace(
-        settings, rtol=settings.rtol * factor, atol=settings.atol * factor, landings=tuple(stops)
-    )
+    tightened = replace(settings, landings=tuple(stops)).tightened(method.info.tightening)
     run = _Run(field, t0, theta0, method, tightened, size)
     meter = Meter(field, began + wall_seconds)
     saver, path = Saver(times, theta0, t0), Path()

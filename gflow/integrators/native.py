@@ -110,7 +110,7 @@ class Trial:
     stages : Any
         What :meth:`NativeMethod.renew` wants to know of the trial.
     linear_solves : int
-        Eigenvalue problems or projections of the trial.
+        Krylov spaces that were built.
     """
 
     theta: Tensor

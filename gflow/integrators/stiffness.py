@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gflow.integrators.base import Breakdown, Field, Method, Settings, Step
 from gflow.integrators.native import NativeMethod, State
+from gflow.integrators.system import System
 
 DENSE_LIMIT = 500
 """Parameters up to which a dense Jacobian is affordable."""
@@ -35,7 +36,7 @@ def fastest_rates(field: Field, t: np.ndarray, theta: Tensor) -> Tensor | None:
 
 def _rates(field: Field, t: np.ndarray, theta: Tensor) -> Tensor | None:
     if field.jacobian is not None and theta.shape[-1] <= DENSE_LIMIT:
-        matrix = _at_rows(field, field.jacobian, t, theta)
+        matrix = System(field).jacobian(t, theta)
         finite = torch.isfinite(matrix).flatten(1).all(-1)
         matrix = torch.where(finite[:, None, None], matrix, 0.0)
         solve = torch.linalg.eigvalsh if field.symmetric else torch.linalg.eigvals
@@ -45,18 +46,10 @@ def _rates(field: Field, t: np.ndarray, theta: Tensor) -> Tensor | None:
     vector = torch.ones_like(theta) / math.sqrt(theta.shape[-1])
     rate = vector[:, 0]
     for _ in range(POWER_ITERATIONS):
-        image = _at_rows(field, field.jvp, t, theta, vector)
+        image = System(field).jvp(t, theta, vector)
         rate = torch.linalg.vector_norm(image, dim=-1)
         vector = image / rate.clamp(min=1e-30)[:, None]
     return rate
-
-
-def _at_rows(field: Field, function: Any, t: np.ndarray, *points: Tensor) -> Tensor:
-    if field.batched:
-        value: Tensor = function(t, *points)
-        return value
-    rows = zip(t.tolist(), *points, strict=True)
-    return torch.stack([function(time, *row) for time, *row in rows])
 
 
 @dataclass(frozen=True)
