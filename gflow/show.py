@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,19 @@ Rows = list[tuple[str, ...]]
 
 NOT_KNOWN = "-"
 
+SHOWN = 20
+"""Trajectories of an ensemble up to which each has its row."""
 
-def summary(tree: xr.DataTree) -> list[tuple[str, Rows]]:
+
+def summary(tree: xr.DataTree, every: bool = False) -> list[tuple[str, Rows]]:
     """Summarise a run.
 
     Parameters
     ----------
     tree : xarray.DataTree
         From :func:`gflow.open` or a run.
+    every : bool
+        Whether each trajectory of an ensemble has its row, be they more than :data:`SHOWN`.
 
     Returns
     -------
@@ -35,7 +41,7 @@ def summary(tree: xr.DataTree) -> list[tuple[str, Rows]]:
     groups = {name: node.to_dataset(inherit=False) for name, node in tree.children.items()}
     sections = [("Run", _run(tree.attrs)), ("Problem", _problem(tree, groups))]
     if "flow" in groups and "trajectory" in groups["flow"].dims:
-        sections.append(("Flows", _ensemble(groups)))
+        sections += _ensemble(groups, every)
     elif "flow" in groups:
         sections += [("Flow", _flow(groups)), ("Where the flow ended", _flow_end(groups))]
     if "descent" in groups:
@@ -72,13 +78,17 @@ def _flow(groups: Mapping[str, xr.Dataset]) -> Rows:
     hessians = steps.hessians.values[-1:] if "hessians" in steps else ()
     return [
         ("method", str(flow.method_reason.item())),
-        ("tolerances", f"rtol {flow.attrs['rtol']:g}, atol {flow.attrs['atol']:g}"),
+        ("tolerances", _tolerances(flow)),
         ("status", str(flow.status_message.item())),
         ("t reached", _number(flow.time.values[-1])),
         ("steps", f"{accepted} accepted, {steps.sizes['step'] - accepted} rejected"),
         ("field evaluations", str(flow.nfe.item())),
         ("Hessians", str(max(hessians, default=0))),
     ]
+
+
+def _tolerances(flow: xr.Dataset) -> str:
+    return f"rtol {flow.attrs['rtol']:g}, atol {flow.attrs['atol']:g}"
 
 
 def _flow_end(groups: Mapping[str, xr.Dataset]) -> Rows:
@@ -102,22 +112,99 @@ def _flow_end(groups: Mapping[str, xr.Dataset]) -> Rows:
     return [("quantity", "value", "expected"), *(row for row in rows if row[1])]
 
 
-def _ensemble(groups: Mapping[str, xr.Dataset]) -> Rows:
-    """One row per trajectory: where it ended, and what is known of its last save."""
+def _ensemble(groups: Mapping[str, xr.Dataset], every: bool) -> list[tuple[str, Rows]]:
+    """What the trajectories have in common, how they spread, and a row of each."""
     flow = groups["flow"]
+    early = np.array([not Status(str(status)).ok for status in flow.status.values])
+    title, shown = "Flows", np.arange(len(early))
+    if len(shown) > SHOWN and not every:
+        order = ", those that ended early first" if early.any() else ""
+        title = f"Flows: {SHOWN} of {len(early)}{order}; --all lists every one"
+        shown = np.argsort(~early, kind="stable")[:SHOWN]
+    columns = _ends(flow)
+    told = _early_flows(flow, np.flatnonzero(early))
+    return [
+        ("Ensemble", _common(flow)),
+        ("Over the trajectories", _spread({**columns, **_counts(groups["flow_steps"])})),
+        *([("Flows that ended early", told)] if told else []),
+        (title, _each(flow, columns, shown)),
+    ]
+
+
+def _common(flow: xr.Dataset) -> Rows:
+    (reason, count), total = _counted(flow.method_reason)[0], flow.sizes["trajectory"]
+    others = f" ({count} of {total}; the others in flow.method_reason)" if count < total else ""
+    return [
+        ("trajectories", str(total)),
+        ("method", _tally(flow.method)),
+        ("reason", reason + others),
+        ("tolerances", _tolerances(flow)),
+        ("status", _tally(flow.status)),
+    ]
+
+
+def _counted(names: xr.DataArray) -> list[tuple[str, int]]:
+    return Counter(str(name) for name in names.values).most_common()
+
+
+def _tally(names: xr.DataArray) -> str:
+    found = _counted(names)
+    return found[0][0] if len(found) == 1 else ", ".join(f"{name} ({n})" for name, n in found)
+
+
+def _ends(flow: xr.Dataset) -> dict[str, Any]:
+    """Quantities of each trajectory at its end, those that are known there of any."""
     last = np.isfinite(flow.theta.values).all(-1).sum(axis=1).clip(min=1) - 1
-    columns: dict[str, Iterable[Any]] = {
-        "trajectory": range(len(last)),
-        "status": (str(status) for status in flow.status.values),
-        "t reached": flow.t_final.values,
-        "loss": flow.loss_final.values,
-    }
-    for name, title in (("gradient_norm", "gradient norm"), ("sharpness", "sharpness")):
-        if name in flow:
-            columns[f"{title} (last save)"] = flow[name].values[np.arange(len(last)), last]
-    columns["evaluations"] = flow.nfe.values
-    cells = [[_cell(value, 6) for value in values] for values in columns.values()]
-    return [tuple(columns), *zip(*cells, strict=True)]
+    rows = np.arange(len(last))
+    # Between saves only what is stored as final is known of the end.
+    at_end = flow.time.values[last] >= flow.t_final.values
+    found = {"t reached": flow.t_final.values, "loss": flow.loss_final.values}
+    if "gradient_norm_final" in flow:
+        found["gradient norm"] = flow.gradient_norm_final.values
+    elif "gradient_norm" in flow and at_end.any():
+        found["gradient norm"] = np.where(at_end, flow.gradient_norm.values[rows, last], np.nan)
+    if "sharpness" in flow:
+        found["sharpness (last save)"] = flow.sharpness.values[rows, last]
+    return found | {"evaluations": flow.nfe.values}
+
+
+def _counts(steps: xr.Dataset) -> dict[str, Any]:
+    """Steps of each trajectory, and its Hessians where any has some."""
+    flags = steps.accepted.values
+    found = {f"{name} steps": (flags == k).sum(1) for name, k in (("accepted", 1), ("rejected", 0))}
+    if "hessians" in steps:
+        hessians = steps.hessians.values.max(axis=1, initial=0)
+        found |= {"Hessians": hessians} if hessians.any() else {}
+    return found
+
+
+def _spread(columns: Mapping[str, Any]) -> Rows:
+    """Least, median and largest of what is known."""
+    rows: Rows = [("quantity", "least", "median", "largest")]
+    for name, values in columns.items():
+        known = values[~np.isnan(values)]
+        label = name if known.size == len(values) else f"{name} ({known.size} of {len(values)})"
+        found = (known.min(), np.median(known), known.max()) if known.size else (math.nan,) * 3
+        rows.append((label, *(_number(float(value)) for value in found)))
+    return rows
+
+
+def _each(flow: xr.Dataset, columns: Mapping[str, Any], shown: Any) -> Rows:
+    """One row per trajectory: where it ended, and what is known of its end."""
+    told = {"trajectory": flow.trajectory.values, "status": flow.status.values, **columns}
+    cells = [[_cell(value, 6) for value in values[shown]] for values in told.values()]
+    return [tuple(told), *zip(*cells, strict=True)]
+
+
+def _early_flows(flow: xr.Dataset, early: Any) -> Rows:
+    """How many ended early with each status, and what the first of them says."""
+    ended = flow.isel(trajectory=early)
+    rows: Rows = []
+    for status, count in _counted(ended.status):
+        first = ended.isel(trajectory=list(map(str, ended.status.values)).index(status))
+        which = f"{count}, the first of them trajectory {first.trajectory.item()}"
+        rows.append((status, f"{which}: {first.status_message.item()}"))
+    return rows
 
 
 def _descents(groups: Mapping[str, xr.Dataset]) -> Rows:

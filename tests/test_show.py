@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 import gflow
-from gflow.show import Rows, summary
+from gflow.show import SHOWN, Rows, summary
 
 X = np.random.default_rng(0).uniform(size=(30, 1))
 
@@ -156,3 +156,95 @@ def test_an_ensemble_has_a_row_per_trajectory(tanh: gflow.Problem) -> None:
     assert int(first[6]) == int(tree["flow_steps"].nfe.isel(trajectory=0).max())
     assert second[:4] == ("1", "equilibrium_lost", "0", "-")
     assert math.isnan(float(tree["flow"].loss.values[1, 0]))
+
+
+@pytest.fixture(scope="module")
+def many(tanh: gflow.Problem) -> xr.DataTree:
+    """More flows than have a row by default; numbers 5 and 24 start where none can."""
+    starts = np.column_stack([np.linspace(-0.5, 0.5, 25), np.zeros(25)])
+    starts[[5, 24], 1] = 3.0
+    return gflow.integrate(tanh, starts, 1.0, times=5)
+
+
+def test_what_an_ensemble_has_in_common_is_told_once(many: xr.DataTree) -> None:
+    flow = many["flow"]
+    assert dict(section(many, "Ensemble")) == {
+        "trajectories": "25",
+        "method": str(flow.method[0].item()),
+        "reason": str(flow.method_reason[0].item()),
+        "tolerances": "rtol 1e-06, atol 1e-09",
+        "status": "t_end (23), equilibrium_lost (2)",
+    }
+    ((status, told),) = section(many, "Flows that ended early")
+    assert status == "equilibrium_lost"
+    message = flow.status_message[5].item()
+    assert told == f"2, the first of them trajectory 5: {message}"
+
+
+def test_different_methods_are_counted(many: xr.DataTree) -> None:
+    tree = many.copy(deep=True)
+    flow = tree["flow"].to_dataset()
+    for name in ("method", "method_reason"):
+        flow[name] = ("trajectory", ["a"] * 20 + ["b"] * 5, flow[name].attrs)
+    tree["flow"] = xr.DataTree(flow)
+    told = dict(section(tree, "Ensemble"))
+    assert told["method"] == "a (20), b (5)"
+    assert told["reason"] == "a (20 of 25; the others in flow.method_reason)"
+
+
+def test_how_the_trajectories_spread(many: xr.DataTree) -> None:
+    header, *rows = section(many, "Over the trajectories")
+    told = {name: values for name, *values in rows}
+    flow, steps = many["flow"], many["flow_steps"]
+    assert header == ("quantity", "least", "median", "largest")
+
+    def numbers(values: Any) -> list[str]:
+        return [f"{found:.6g}" for found in (np.min(values), np.median(values), np.max(values))]
+
+    assert told["t reached"] == ["0", "1", "1"]
+    assert told["loss (23 of 25)"] == numbers(flow.loss_final.dropna("trajectory").values)
+    assert told["evaluations"] == numbers(flow.nfe.values)
+    for name, flag in (("accepted", 1), ("rejected", 0)):
+        assert told[f"{name} steps"] == numbers((steps.accepted.values == flag).sum(axis=1))
+    assert "Hessians" in told or not (steps.hessians > 0).any()
+
+
+def test_of_many_trajectories_the_first_are_shown_those_that_ended_early_before(
+    many: xr.DataTree,
+) -> None:
+    title = "Flows: 20 of 25, those that ended early first; --all lists every one"
+    _, *rows = section(many, title)
+    assert [int(row[0]) for row in rows] == [5, 24, *(n for n in range(SHOWN - 1) if n != 5)]
+    assert {row[1] for row in rows[:2]} == {"equilibrium_lost"}
+    assert {row[1] for row in rows[2:]} == {"t_end"}
+    _, *every = dict(summary(many, every=True))["Flows"]
+    assert [int(row[0]) for row in every] == list(range(25))
+    assert set(rows) <= set(every)
+
+
+def test_the_gradient_norm_is_that_of_the_end_or_none() -> None:
+    problem = gflow.Problem(gflow.LinearDEQ(1), X, 2 * X[:, 0])
+    starts = [[0.1, 0.0], [2.0, 0.5]]
+    stop = {"gradient_norm": 0.1}
+    tree = gflow.integrate(problem, starts, 5.0, times=3, stop=stop)
+    flow = tree["flow"].to_dataset().drop_vars("gradient_norm_final", errors="ignore")
+    assert list(flow.status.values) == ["gradient_norm"] * 2
+    assert not np.isin(flow.t_final, flow.time).any()
+    tree["flow"] = xr.DataTree(flow)
+    assert "gradient norm" not in section(tree, "Flows")[0]
+    tree["flow"] = xr.DataTree(flow.assign(gradient_norm_final=("trajectory", [0.1, 0.1])))
+    header, *rows = section(tree, "Flows")
+    assert [row[header.index("gradient norm")] for row in rows] == ["0.1", "0.1"]
+    tree = gflow.integrate(problem, starts[0], 5.0, times=3, stop=stop)
+    told = {row[0]: row[1] for row in section(tree, "Where the flow ended")}
+    assert float(told["gradient norm"]) == pytest.approx(0.1, rel=1e-5)
+
+
+def test_the_gradient_norm_at_the_last_save_is_shown_if_the_flow_ended_there(
+    many: xr.DataTree,
+) -> None:
+    header, *rows = dict(summary(many, every=True))["Flows"]
+    column = [row[header.index("gradient norm")] for row in rows]
+    norms = many["flow"].gradient_norm.values[:, -1]
+    assert column == ["-" if np.isnan(norm) else f"{norm:.6g}" for norm in norms]
+    assert column.count("-") == 2

@@ -20,7 +20,14 @@ from gflow.errors import StoreError, UsageError
     is_flag=True,
     help="Print only the configuration, as TOML, to run it again.",
 )
-def show(files: tuple[Path, ...], config_only: bool) -> int:
+@click.option(
+    "--all",
+    "every",
+    is_flag=True,
+    help="List every trajectory of an ensemble. Default: the first 20, those that ended early "
+    "before the others.",
+)
+def show(files: tuple[Path, ...], config_only: bool, every: bool) -> int:
     """Summarise runs.
 
     Each FILE is a dataset that a run wrote.
@@ -30,19 +37,19 @@ def show(files: tuple[Path, ...], config_only: bool) -> int:
     code = 0
     for path in files:
         try:
-            _print_summary(path)
+            _print_summary(path, every)
         except UsageError as error:
             say_error(str(error))
             code = error.exit_code
     return code
 
 
-def _print_summary(path: Path) -> None:
+def _print_summary(path: Path, every: bool) -> None:
     from gflow.cli.tables import print_table
     from gflow.show import summary
     from gflow.store.files import open_tree
 
-    sections = summary(open_tree(path))
+    sections = summary(open_tree(path), every)
     click.echo(f"{path}\n")
     for title, rows in sections:
         print_table(title, rows)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 
-from gflow.plot.decor import GREY, Style, heading, mark_failure
-from gflow.plot.runs import Array, Run, is_linear, members, runs
+from gflow.plot.decor import GREY, Style, draw_pale, heading, mark_failures
+from gflow.plot.runs import MANY, Array, Run, is_linear, runs, stacked
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -52,23 +52,27 @@ def plot_theta_plane(ax: Axes, tree: xr.DataTree) -> None:
     region where the equilibrium is not unique is shaded, if it is in view.
     """
     drawn = [run for run in runs(tree) if run.time.size]
-    if not drawn or str(drawn[0].data["parameter"].values[-1]) != "theta2":
+    names = _parameters(tree)
+    if not drawn or names[-1] != "theta2":
         return
     paths = [plane(run.values("theta")) for run in drawn]
     starts = np.unique([path[0] for path in paths], axis=0)
     limits = _points(tree, "reference", "theta_limit")
     targets = _points(tree, "problem", "theta_target")
-    linear, one_input = is_linear(tree), drawn[0].data.sizes["parameter"] == 2
-    spheres = [_sphere(start, one_input) for start in starts] if linear else []
+    linear, one_input = is_linear(tree), len(names) == 2
+    few = len(starts) < MANY
+    spheres = [_sphere(start, one_input) for start in starts] if linear and few else []
     followed = [p for run, p in zip(drawn, paths, strict=True) if run.ok or run.step_size is None]
 
     _draw_paths(ax, drawn, paths)
-    key = _draw_spheres(ax, spheres, one_input) if linear else {}
+    key = _draw_spheres(ax, spheres, one_input) if spheres else {}
     if linear and one_input and limits.size:
         key |= _draw_minimisers(ax, limits)
     _set_view(ax, np.concatenate([starts, limits, *spheres, *followed]), [targets, *paths])
     key |= {} if linear else _shade(ax, drawn)
     key |= _draw_marks(ax, {"start": starts, "limit": limits, "target": targets})
+    if linear:
+        ax.set_aspect("equal", adjustable="datalim")
     ax.set_xlabel(
         r"input weight $\theta_1$" if one_input else r"norm of input weights $|\theta_1|$"
     )
@@ -76,12 +80,17 @@ def plot_theta_plane(ax: Axes, tree: xr.DataTree) -> None:
     heading(ax, "Path", key)
 
 
+def _parameters(tree: xr.DataTree) -> list[str]:
+    group = "flow" if "flow" in tree.children else "descent"
+    return [str(name) for name in tree[group].to_dataset()["parameter"].values]
+
+
 def _points(tree: xr.DataTree, group: str, name: str) -> Array:
     """Parameters of a group as different finite points (K, 2); K = 0 if it has none."""
-    found = [data[name].values for data in members(tree, group) if name in data]
-    if not found:
+    data = stacked(tree, group)
+    if data is None or name not in data:
         return np.empty((0, 2))
-    points = plane(np.array(found))
+    points = plane(np.atleast_2d(data[name].values))
     return np.unique(points[np.isfinite(points).all(1)], axis=0)
 
 
@@ -94,26 +103,33 @@ def _sphere(start: Array, one_input: bool) -> Array:
 
 
 def _draw_paths(ax: Axes, drawn: list[Run], paths: list[Array]) -> None:
+    together = [path for run, path in zip(drawn, paths, strict=True) if run.step_size is None]
+    many = len(together) >= MANY
+    if many:
+        draw_pale(ax, together, drawn[0].label)
     for run, path in zip(drawn, paths, strict=True):
-        ax.plot(*path.T, **run.style)
-    for run, path in zip(drawn, paths, strict=True):
-        if run.ok:
-            ax.plot(*path[-1], "o", color=run.colour, markersize=1.3 * (1 + run.width), zorder=5)
-        else:
-            mark_failure(ax, *path[-1])
+        if not many or run.step_size is not None:
+            ax.plot(*path.T, **run.style)
+            if run.ok:
+                size = 1.3 * (1 + run.width)
+                ax.plot(*path[-1], "o", color=run.colour, markersize=size, zorder=5)
+    failed = [path[-1] for run, path in zip(drawn, paths, strict=True) if not run.ok]
+    mark_failures(ax, np.array(failed))
 
 
 def _draw_spheres(ax: Axes, spheres: list[Array], one_input: bool) -> dict[str, Style]:
     for sphere in spheres:
         ax.plot(*sphere.T, **_SPHERE)
     ax.plot(*CENTRE, **_SINGULAR)
-    ax.set_aspect("equal", adjustable="datalim")
     return {"sphere" if one_input else "sphere (half circle)": _SPHERE, "(0, 1)": _SINGULAR}
 
 
 def _draw_minimisers(ax: Axes, limits: Array) -> dict[str, Style]:
     """The line on which theta1 / (1 - theta2) is that of the limit, for one input."""
-    for xi in np.unique(np.round(limits[:, 0] / (1.0 - limits[:, 1]), 9)):
+    slopes = np.unique(np.round(limits[:, 0] / (1.0 - limits[:, 1]), 9))
+    if len(slopes) >= MANY:
+        return {}
+    for xi in slopes:
         ax.axline((0.0, 1.0), (xi, 0.0), **_MINIMISERS)
     return {"minimisers": _MINIMISERS}
 
@@ -126,8 +142,11 @@ def _draw_marks(ax: Axes, marks: dict[str, Array]) -> dict[str, Style]:
         points = points[((points >= low) & (points <= high)).all(1)]
         if points.size:
             key[name] = _MARKS[name]
-            size = _MARKS[name]["markersize"] * (1.0 if len(points) == 1 else 0.7)
-            style = _MARKS[name] | {"markersize": size}
+            share = 1.0 if len(points) == 1 else 0.7 if len(points) < MANY else 0.35
+            style = _MARKS[name] | {
+                "markersize": share * _MARKS[name]["markersize"],
+                "markeredgewidth": min(0.7, share),
+            }
             ax.plot(*points.T, **style, scalex=False, scaley=False)
     return key
 

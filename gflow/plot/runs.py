@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ FLOW_COLOUR = "black"
 FEW = 12
 """Saves up to which a flow's saves are shown one by one."""
 
+MANY = 30
+"""Flows from which on their lines are pale and their median and middle half stand out."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -35,8 +39,8 @@ class Run:
     width : float
         Of its lines, in points.
     time : ndarray, shape (K,)
-    data : xarray.Dataset
-        Its variables along one dimension of length K, without padding.
+    data : mapping from str to ndarray
+        Its variables along time, each (K,) or (K, P), without padding.
     status : str
     step_size : float, optional
         None for a flow.
@@ -46,7 +50,7 @@ class Run:
     colour: str
     width: float
     time: Array
-    data: xr.Dataset
+    data: Mapping[str, Array]
     status: str
     step_size: float | None = None
 
@@ -57,9 +61,7 @@ class Run:
 
     def values(self, name: str) -> Array:
         """A variable, shape (K,) or (K, P); NaN if the dataset lacks it."""
-        if name not in self.data:
-            return np.full_like(self.time, np.nan)
-        return np.asarray(self.data[name].values, dtype=np.float64)
+        return self.data[name] if name in self.data else np.full_like(self.time, np.nan)
 
     @property
     def style(self) -> dict[str, Any]:
@@ -77,41 +79,50 @@ class Run:
         }
 
 
-def members(tree: xr.DataTree, group: str) -> list[xr.Dataset]:
-    """The group of each trajectory: one unless it is an ensemble, none if there is no group."""
+def stacked(tree: xr.DataTree, group: str) -> xr.Dataset | None:
+    """A group with a row per trajectory, one unless it is an ensemble; None if it is missing."""
     if group not in tree.children:
-        return []
+        return None
     data = tree[group].to_dataset()
-    if "trajectory" not in data.dims:
-        return [data]
-    return [data.isel(trajectory=i) for i in range(data.sizes["trajectory"])]
+    return data if "trajectory" in data.dims else data.expand_dims("trajectory")
 
 
 def flows(tree: xr.DataTree) -> list[Run]:
     """The flows of a dataset, in the order of the file."""
-    found = members(tree, "flow")
-    label, width = ("flow", 1.8) if len(found) == 1 else (f"{len(found)} flows", 0.7)
+    data = stacked(tree, "flow")
+    if data is None:
+        return []
+    tables, time = _along(data, "trajectory", "time"), data["time"].values
+    final = {name: data[f"{name}_final"].values for name in tables if f"{name}_final" in data}
+    count = data.sizes["trajectory"]
+    ends = data["t_final"].values if "t_final" in data else np.full(count, -np.inf)
+    label, width = ("flow", 1.8) if count == 1 else (f"{count} flows", 0.7)
     result: list[Run] = []
-    for data in found:
-        saved = np.isfinite(data["theta"].values).any(-1)
-        data = _to_the_end(data.isel(time=saved))
-        time, status = data["time"].values, str(data["status"].values)
+    for i, status in enumerate(data["status"].values):
+        saved = np.isfinite(tables["theta"][i]).any(-1)
+        times, values = time[saved], {name: table[i, saved] for name, table in tables.items()}
+        if times.size and ends[i] > times[-1]:
+            times = np.append(times, ends[i])
+            last = {name: table[i] for name, table in final.items()}
+            values = {name: _extended(value, last.get(name)) for name, value in values.items()}
         shown = "_" + label if result else label
-        result.append(Run(shown, FLOW_COLOUR, width, time, data, status))
+        result.append(Run(shown, FLOW_COLOUR, width, times, values, str(status)))
     return result
 
 
-def _to_the_end(data: xr.Dataset) -> xr.Dataset:
-    """A member of an ensemble with the point where it ended, if that is not a save."""
-    saved = data["time"].values
-    if "t_final" not in data or not saved.size or not float(data["t_final"]) > saved[-1]:
-        return data
-    times = np.append(saved, float(data["t_final"]))
-    data = data.pad(time=(0, 1)).assign_coords(time=times)
-    for name in ("theta", "loss"):
-        if name in data:
-            data[name].loc[{"time": times[-1]}] = data[f"{name}_final"]
-    return data
+def _along(data: xr.Dataset, *dims: str) -> dict[str, Array]:
+    """The variables that run along these dimensions first."""
+    return {
+        str(name): np.asarray(array.values, dtype=np.float64)
+        for name, array in data.data_vars.items()
+        if array.dims[: len(dims)] == dims
+    }
+
+
+def _extended(values: Array, last: Array | None) -> Array:
+    """Values with that of the point where a flow ended between saves; NaN if it is not known."""
+    added = np.full_like(values[:1], np.nan) if last is None else np.asarray(last)[None]
+    return np.concatenate([values, added])
 
 
 def descents(tree: xr.DataTree) -> list[Run]:
@@ -125,9 +136,9 @@ def descents(tree: xr.DataTree) -> list[Run]:
     result = []
     for eta, colour in step_colours(data["step_size"].values).items():
         one = data.sel(step_size=eta)
-        one = one.isel(record=one["update"].values >= 0)
+        values = _along(one.isel(record=one["update"].values >= 0), "record")
         label, status = f"η = {eta:g}", str(one["status"].values)
-        result.append(Run(label, colour, 1.2, one["time"].values, one, status, eta))
+        result.append(Run(label, colour, 1.2, values["time"], values, status, eta))
     return result
 
 

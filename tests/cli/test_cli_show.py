@@ -32,6 +32,22 @@ def test_several_files_are_shown_and_a_wrong_one_is_told(gflow, saved: Path) -> 
     assert unreadable.startswith("Error: text.nc cannot be read as netCDF4: ")
 
 
+def test_all_trajectories_are_listed_on_request(gflow, config: str) -> None:
+    problem = package.Problem(package.LinearDEQ(1), [[1.0], [2.0]], [1.0, 2.0])
+    starts = np.column_stack([np.linspace(0.1, 0.9, 22), np.zeros(22)])
+    package.save(package.integrate(problem, starts, 0.1, times=3), "many.nc")
+    for arguments, title, count in [
+        (["many.nc"], "Flows: 20 of 22; --all lists every one", 20),
+        (["--all", "many.nc"], "Flows", 22),
+    ]:
+        result = gflow("show", *arguments)
+        assert (result.exit_code, result.stderr) == (0, "")
+        heading, header, *rows = result.stdout.split("\n\n")[-2].splitlines()
+        assert heading == title
+        assert header.split()[:2] == ["trajectory", "status"]
+        assert [int(row.split()[0]) for row in rows] == list(range(count))
+
+
 def test_the_stored_configuration_runs_again(gflow, saved: Path) -> None:
     result = gflow("show", "--config", saved)
     assert (result.exit_code, result.stderr) == (0, "")

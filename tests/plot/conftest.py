@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import xarray as xr
 from drawn import ETAS, X3, Y3, line_problem, tanh_problem
@@ -31,6 +32,17 @@ def tanh() -> xr.DataTree:
 @pytest.fixture(scope="session")
 def ensemble() -> xr.DataTree:
     return gflow.integrate(line_problem(), [[0.02, 0.07], [1.0, 0.5], [0.3, 1.4]], 2.0, times=11)
+
+
+@pytest.fixture(scope="session")
+def many() -> xr.DataTree:
+    """Flows that end at different times, between saves, and four that fail at once."""
+    starts = np.column_stack([np.linspace(-0.5, 0.5, 40), np.linspace(-1, 0.5, 40)])
+    starts[::10, 1] = 1.0
+    stop, evaluation = {"gradient_norm": 0.01}, (X3[:5, :1], Y3[:5])
+    return gflow.integrate(
+        line_problem(), starts, 9.0, times=19, stop=stop, evaluation=evaluation, rtol=1e-5
+    )
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -40,6 +41,13 @@ def lines_of(ax: Axes, colour: str, style: str = "-") -> list[Line2D]:
         and line.get_linestyle() == style
         and len(np.atleast_1d(line.get_xdata())) > 1
     ]
+
+
+def pale_of(ax: Axes) -> list[np.ndarray]:
+    """The lines (K, 2) of many flows: one artist."""
+    found = [one for one in ax.collections if isinstance(one, LineCollection)]
+    assert len(found) == 1
+    return [np.asarray(path.vertices) for path in found[0].get_paths()]
 
 
 def same(line: Line2D, x: xr.DataArray | np.ndarray, y: xr.DataArray | np.ndarray) -> bool:

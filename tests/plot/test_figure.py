@@ -80,7 +80,7 @@ def headings(figure: Figure) -> Iterator[tuple[Axes, list[Bbox]]]:
         yield ax, [part.get_window_extent() for part in parts]
 
 
-@pytest.mark.parametrize("name", ["linear", "tanh", "ensemble", "diverging", "lost"])
+@pytest.mark.parametrize("name", ["linear", "tanh", "ensemble", "many", "diverging", "lost"])
 def test_keys_cover_neither_data_nor_titles(name: str, request: pytest.FixtureRequest) -> None:
     figure = plot_run(request.getfixturevalue(name))
     for ax, boxes in headings(figure):
