@@ -34,6 +34,7 @@ def _field(flow: _GradientFlow) -> Field:
         batched=True,
         memory=flow.memory,
         select=lambda rows: _field(flow.rows(rows)),
+        many=flow.many,
     )
 
 
@@ -64,6 +65,11 @@ class _GradientFlow:
         if theta.ndim == 1 and not bool(equilibrium.valid):
             reason = self.problem.model.explain_loss_of_equilibrium(theta)
             raise Breakdown(Status.EQUILIBRIUM_LOST, f"{reason}, at t = {t:.6g}")
+        self.memory.value = equilibrium.preactivation
+        return -self.problem.gradient_at(equilibrium)
+
+    def many(self, t: Any, theta: Tensor) -> Tensor:
+        equilibrium = self.problem.model.equilibrium(theta, self.problem.x, self.memory.value)
         self.memory.value = equilibrium.preactivation
         return -self.problem.gradient_at(equilibrium)
 

@@ -31,7 +31,9 @@ def test_the_problem_agrees(activation: str) -> None:
         torch.testing.assert_close(got.cpu(), expected, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("method", ["dopri5", "exprb43", "tsit5", "rkc4", "LSODA", "auto"])
+@pytest.mark.parametrize(
+    "method", ["dopri5", "exprb43", "expcol8", "tsit5", "rkc4", "LSODA", "auto"]
+)
 def test_the_flow_agrees(method: str) -> None:
     ends = []
     for device in ("cpu", "cuda"):
@@ -45,7 +47,7 @@ def test_the_flow_agrees(method: str) -> None:
     assert "cuda" in ends[1].attrs["device"]
 
 
-@pytest.mark.parametrize("method", ["exprb43", "tsit5", "rkc2", "rkc4", "auto"])
+@pytest.mark.parametrize("method", ["exprb43", "expcol8", "tsit5", "rkc2", "rkc4", "auto"])
 def test_the_ensemble_agrees(method: str) -> None:
     starts = np.array(START) + 0.1 * RNG.normal(size=(5, 5))
     ends = []

@@ -38,12 +38,13 @@ auto is no method: it chooses one by the number of parameters, the stiffness tha
 start, the tolerance and the device:
 
   not stiff                 tsit5, handing over to a stiff method if the flow turns out stiff
-  stiff, P up to 500        exprb43; on the CPU LSODA for an unsymmetric Jacobian of more than 50
-                            parameters
-  rtol below 1e-7           LSODA, stiff or not, if P is up to 500 and on the CPU
+  stiff, P up to 500        expcol8; exprb43 for rtol of 1e-4 and more; on the CPU LSODA for an
+                            unsymmetric Jacobian of more than 50 parameters
+  rtol below 1e-7           expcol8 even if not stiff, if P is up to 50; on the CPU LSODA then if
+                            P is up to 500
   stiff, P above 500        rkc2; rkc4 for rtol below 1e-4
-  ensembles                 tsit5 or exprb43 (rkc2, rkc4) for all rows at once; rows that turn out
-                            stiff go on with the other
+  ensembles                 tsit5 or the stiff method for all rows at once; rows that turn out
+                            stiff go on with the latter
 
 The run records what it chose and why; `gflow show` tells it.
 """

@@ -18,13 +18,16 @@ from gflow.integrators.stiffness import DENSE_LIMIT, StiffnessWatch, Switching, 
 STIFF = 500.0
 """Rate times length of the interval beyond which explicit steps are limited by stability."""
 TIGHT = 1e-7
-"""Tolerances below this are left to methods of high order."""
+"""Tolerances below this are left to methods of high order, stiff or not."""
 STABLE = 3.5
 """Step times rate at which tsit5 leaves its region of stability."""
 ACCURATE = 1e-4
-"""Tolerances below this cost fewer gradients by rkc4 than by rkc2."""
+"""Tolerances below this cost less by rkc4 than by rkc2, and by expcol8 than by exprb43."""
 LARGE = 50
-"""Parameters beyond which exponentials of unsymmetric matrices cost more than implicit steps."""
+"""Parameters beyond which exponentials of unsymmetric matrices cost more than implicit steps.
+
+Where the flow is not stiff, those beyond which Hessians do.
+"""
 MANY = 64
 """Rows from which an exponential step costs several explicit ones: eigenvalues come one by one."""
 
@@ -84,6 +87,10 @@ def choose_ensemble(
         method = resolve(name)
         return EnsembleChoice(method, f"{method.info.name}, as asked")
     other, watch = _other(field, theta0, rtol)
+    rows, size = theta0.shape
+    if rtol < TIGHT and size <= LARGE and rows < MANY and field.jacobian is not None:
+        reason = f"rtol {rtol:g} asks for high order, and {rows} x {size} parameters allow it"
+        return EnsembleChoice(other, f"auto chose {other.info.name}: {reason}")
     pair = _native("tsit5")
     rates = fastest_rates(field, np.zeros(len(theta0)), theta0)
     known = None if rates is None else rates[torch.isfinite(rates)]
@@ -94,7 +101,7 @@ def choose_ensemble(
     rate = float(known.median())
     steps = rate * t_end / STABLE if rate > 0 else 0.0
     measured = f"stability asks tsit5 for {steps:,.0f} steps of half of the trajectories to t_end"
-    if math.isfinite(t_end) and steps > watch.patience:
+    if math.isfinite(t_end) and steps > _patience(rows, rtol):
         name = other.info.name
         return EnsembleChoice(other, f"auto chose {name}: stiff ({measured})")
     reason = f"not stiff as a whole ({measured}); {other.info.name} takes over where it is"
@@ -119,11 +126,10 @@ def _lone_choice(
         measured = f"fastest rate {rate:.3g} times t_end {t_end:.3g} is {stiffness:.3g}"
     if stiffness <= STIFF:
         reason = f"not stiff ({measured}, at most {STIFF:g})"
-        if on_host and rtol < TIGHT:
-            return METHODS["scipy:LSODA"], f"{reason} and rtol {rtol:g} asks for high order"
-        return _watched(field, theta0, rtol), reason
-    if on_host and rtol < TIGHT:
-        return METHODS["scipy:LSODA"], f"stiff ({measured}) and rtol {rtol:g} asks for high order"
+        if rtol >= TIGHT or not (on_host or size <= LARGE):
+            return _watched(field, theta0, rtol), reason
+        method = _native("expcol8") if size <= LARGE else METHODS["scipy:LSODA"]
+        return method, f"{reason} and rtol {rtol:g} asks for high order"
     if on_host and not field.symmetric and size > LARGE:
         return METHODS["scipy:LSODA"], f"stiff ({measured}) and the Jacobian is not symmetric"
     other, _ = _other(field, theta0, rtol)
@@ -133,11 +139,22 @@ def _lone_choice(
 
 def _other(field: Field, theta0: Tensor, rtol: float) -> tuple[NativeMethod, StiffnessWatch]:
     """The native method for stiff flows, and when it should take over."""
-    rows = len(theta0) if theta0.ndim == 2 else 1
-    steps = 5.0 * rtol**-0.25  # what a method of order 4 was seen to take
-    if field.jacobian is not None and theta0.shape[-1] <= DENSE_LIMIT:
-        return _native("exprb43"), StiffnessWatch(steps * (6.0 if rows >= MANY else 1.5))
-    return _native("rkc4" if rtol < ACCURATE else "rkc2"), StiffnessWatch(steps)
+    if field.jacobian is None or theta0.shape[-1] > DENSE_LIMIT:
+        return _native("rkc4" if rtol < ACCURATE else "rkc2"), StiffnessWatch(_steps(rtol))
+    if rtol < ACCURATE:
+        return _native("expcol8"), StiffnessWatch(5.0 * rtol**-0.125)
+    many = theta0.ndim == 2 and len(theta0) >= MANY
+    return _native("exprb43"), StiffnessWatch(_steps(rtol) * (2.0 if many else 1.0))
+
+
+def _steps(rtol: float) -> float:
+    """What a method of order 4 was seen to take."""
+    return 5.0 * float(rtol**-0.25)
+
+
+def _patience(rows: int, rtol: float) -> float:
+    """Steps of tsit5 that cost as much as a whole flow by an exponential method."""
+    return _steps(rtol) * (6.0 if rows >= MANY else 1.5)
 
 
 def _watched(field: Field, theta0: Tensor, rtol: float) -> Method:

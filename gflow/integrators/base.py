@@ -97,6 +97,9 @@ class Field:
         The field's warm start, shared by all its callables; rows first for a batch.
     select : callable, optional
         ``rows (K,) -> Field`` of these rows of a batch whose rows have data of their own.
+    many : callable, optional
+        ``(t (m,), theta (m, P)) -> (m, P)``: the field at several points near one trajectory, NaN
+        where it has no value; the memory then holds a row for each, before and after.
     """
 
     function: Callable[[Any, Tensor], Tensor]
@@ -109,6 +112,7 @@ class Field:
     batched: bool = False
     memory: Memory | None = None
     select: Callable[[Tensor], Field] | None = None
+    many: Callable[[Any, Tensor], Tensor] | None = None
 
     def __call__(self, t: float, theta: Tensor) -> Tensor:
         """The field's value (P,)."""

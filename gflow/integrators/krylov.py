@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gflow.integrators.phi import HIGHEST, phi_functions, phi_products
-from gflow.integrators.propagators import Term, eigenpairs
+from gflow.integrators.phi import phi_functions, phi_products
+from gflow.integrators.propagators import Nodes, Term, eigenpairs
 
 LARGEST = 96
 """Dimension of a space beyond which a smaller step is the better way."""
@@ -59,6 +59,7 @@ class KrylovPropagator:
         The steps h.
     scale : Tensor, shape (B, P)
         The tolerance of each parameter.
+    nodes : Nodes
 
     Attributes
     ----------
@@ -67,10 +68,15 @@ class KrylovPropagator:
     """
 
     def __init__(
-        self, apply: Callable[[Tensor], Tensor], symmetric: bool, width: Tensor, scale: Tensor
+        self,
+        apply: Callable[[Tensor], Tensor],
+        symmetric: bool,
+        width: Tensor,
+        scale: Tensor,
+        nodes: Nodes,
     ) -> None:
         self._apply, self._symmetric = apply, symmetric
-        self._width, self._scale = width, scale
+        self._width, self._scale, self._nodes = width, scale, nodes
         self.short, self.solves = False, 0
 
     def into(self, vector: Tensor) -> Space:
@@ -103,8 +109,11 @@ class KrylovPropagator:
         """The vector (B, P) of a combination."""
         return _sum([_product(space.basis, c) for space, c in coordinates])
 
-    def advance(self, terms: Sequence[Term], x: float) -> Combination:
+    def advance(self, terms: Sequence[Term], place: int) -> Combination:
         """Coefficients of the terms in their spaces."""
+        return self._combined(terms, self._nodes.at[place])
+
+    def _combined(self, terms: Sequence[Term], x: float) -> Combination:
         found: dict[int, tuple[Space, Tensor]] = {}
         for order, factor, space in terms:
             y = factor * x**order * self._phi(space, x)[order - 1]
@@ -122,7 +131,7 @@ class KrylovPropagator:
     def dense(self, terms: Sequence[Term], rows: Tensor, x: Tensor) -> Tensor:
         """One combination a fraction."""
         parts = [
-            self.out(self.advance(terms, float(fraction)))[row]
+            self.out(self._combined(terms, float(fraction)))[row]
             for row, fraction in zip(rows.tolist(), x.tolist(), strict=True)
         ]
         return torch.stack(parts)
@@ -139,17 +148,18 @@ class KrylovPropagator:
         return (self._phi(space, 1.0)[0][:, -1:] / space.size.clamp(min=1e-30)).abs()
 
     def _phi(self, space: Space, x: float) -> Tensor:
-        """size * phi_k(x h H) e_1 for k = 1..4, shape (4, B, m)."""
+        """size * phi_k(x h H) e_1 for k = 1..K, shape (K, B, m)."""
+        highest = self._nodes.highest
         square = x * self._width[:, :, None] * space.matrix[:, :-1]
         if self._symmetric:
             values, vectors = eigenpairs(0.5 * (square + square.mT))
-            phi = phi_functions(values) * vectors[:, 0]
+            phi = phi_functions(values, highest) * vectors[:, 0]
             return (vectors @ phi[..., None])[..., 0] * space.size
         first = torch.zeros_like(square[:, 0])
         first[:, 0] = 1.0
-        orders = torch.eye(HIGHEST, dtype=first.dtype, device=first.device)
+        orders = torch.eye(highest, dtype=first.dtype, device=first.device)
         sources = orders[:, None, :, None] * first[:, None]
-        return phi_products(square.expand(HIGHEST, *square.shape), sources) * space.size
+        return phi_products(square.expand(highest, *square.shape), sources) * space.size
 
 
 def _rounding(column: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ class Meter:
             function=self._function,
             jacobian=None if field.jacobian is None else self._jacobian,
             jvp=None if field.jvp is None else self._jvp,
+            many=None if field.many is None else self._many,
         )
 
     def on(self, field: Field) -> Meter:
@@ -44,6 +45,13 @@ class Meter:
             return self._field(t, theta)
         self.furthest = max(self.furthest, t)
         return finite(self._field(t, theta), t, "field")
+
+    def _many(self, t: Any, theta: Tensor) -> Tensor:
+        assert self._field.many is not None
+        self._check_deadline()
+        self.nfe += len(theta)
+        self.furthest = max(self.furthest, *t.tolist())
+        return self._field.many(t, theta)
 
     def _jacobian(self, t: Any, theta: Tensor) -> Tensor:
         assert self._field.jacobian is not None

@@ -15,42 +15,48 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-HIGHEST = 4
-NEAR = 1.5
-"""Arguments below this size take the series."""
-TERMS = 18
-"""The first term left out is below 1e-16 of phi_4."""
-
-_SERIES = [1 / math.factorial(j + HIGHEST) for j in range(TERMS)]
+NEAR = {4: 1.5, 8: 3.0}
+"""Arguments below this size take the series, by the highest order that is asked for."""
+TERMS = {4: 18, 8: 24}
+"""The first term left out is below 1e-16 of the highest order."""
 
 
-def phi_functions(z: Tensor) -> Tensor:
-    """phi_1 to phi_4 at z (...), shape (4, ...); infinite where exp(z) overflows."""
+def phi_functions(z: Tensor, highest: int = 4) -> Tensor:
+    """phi_1 to phi_highest (4 or 8) at z (...), shape (highest, ...); infinite where exp(z) is."""
     if z.device.type == "cpu":  # numpy costs a third per operation, and there are dozens
-        return torch.from_numpy(phi_arrays(z.numpy()))
-    values: Tensor = _phi(z, torch)
+        return torch.from_numpy(phi_arrays(z.numpy(), highest))
+    values: Tensor = _phi(z, highest, torch)
     return values
 
 
-def phi_arrays(z: NDArray[Any]) -> NDArray[Any]:
+def phi_arrays(z: NDArray[Any], highest: int = 4) -> NDArray[Any]:
     """The same of an array."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(_phi(z, np))
+        return np.asarray(_phi(z, highest, np))
 
 
-def _phi(z: Any, xp: Any) -> Any:
-    near = abs(z) <= NEAR
-    small, large = xp.where(near, z, 0.0), xp.where(near, NEAR, z)
-    last = xp.full_like(z, _SERIES[-1])
-    for coefficient in reversed(_SERIES[:-1]):
-        last = last * small + coefficient
-    series = [last]
-    for k in range(HIGHEST - 1, 0, -1):
-        series.insert(0, series[0] * small + 1.0 / math.factorial(k))
-    orders = [xp.expm1(large) / large]
-    for k in range(1, HIGHEST):
-        orders.append((orders[-1] - 1.0 / math.factorial(k)) / large)
-    return xp.where(near, xp.stack(series), xp.stack(orders))
+def _phi(z: Any, highest: int, xp: Any) -> Any:
+    limit, terms = NEAR[highest], range(highest, highest + TERMS[highest])
+    near = abs(z) <= limit
+    small, large = xp.where(near, z, 0.0), xp.where(near, limit, z)
+    series = xp.full_like(z, 1 / math.factorial(terms[-1]))
+    for j in reversed(terms[:-1]):
+        series *= small
+        series += 1 / math.factorial(j)
+    found = xp.empty_like(xp.broadcast_to(z, (highest, *z.shape)))
+    found[-1] = series
+    for k in range(highest - 1, 0, -1):
+        series *= small
+        series += 1 / math.factorial(k)
+        found[k - 1] = series
+    order = xp.expm1(large)
+    order /= large
+    found[0] = xp.where(near, found[0], order)
+    for k in range(1, highest):
+        order -= 1.0 / math.factorial(k)
+        order /= large
+        found[k] = xp.where(near, found[k], order)
+    return found
 
 
 def phi_products(matrix: Tensor, vectors: Tensor) -> Tensor:

@@ -1,14 +1,15 @@
 """How phi-functions of h J act on vectors: by eigenvectors or by an exponential.
 
-An exponential integrator adds terms ``coefficient * x^k phi_k(x h J) v``, k = 1..4, at a fraction x
-of the step h. A propagator holds J and h for a batch of rows; it maps vectors (B, P) to coordinates
-in which this is cheap.
+An exponential integrator adds terms ``coefficient * x^k phi_k(x h J) v``, k = 1..K, at the nodes x
+of its step h. A propagator holds J and h for a batch of rows; it maps vectors to coordinates in
+which this is cheap. Vectors are (B, P), or (m, B, P) where there is one for each of m nodes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,11 +17,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gflow.integrators.phi import HIGHEST, phi_arrays, phi_functions, phi_products
+from gflow.integrators.phi import phi_arrays, phi_functions, phi_products
 
 Array = NDArray[Any]
 Term = tuple[int, float, Any]
 """Order k, coefficient and coordinates of one term."""
+Place = int | list[int]
+"""A node by its index, or several of them."""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """What an exponential method asks of a propagator.
+
+    Attributes
+    ----------
+    at : tuple of float
+        The fractions of the step at which it evaluates terms; the last is 1.
+    highest : int
+        The highest order of its terms.
+    """
+
+    at: tuple[float, ...]
+    highest: int
 
 
 class Propagator(Protocol):
@@ -30,19 +49,43 @@ class Propagator(Protocol):
     short: bool
 
     def into(self, vector: Tensor) -> Any:
-        """Coordinates of a vector (B, P)."""
+        """Coordinates of vectors."""
 
     def out(self, coordinates: Any) -> Tensor:
-        """The vector (B, P) of coordinates."""
+        """The vectors of coordinates."""
 
-    def advance(self, terms: Sequence[Term], x: float) -> Any:
-        """Sum of the terms at the fraction x of the step, one of 1/2 and 1."""
+    def advance(self, terms: Sequence[Term], place: int) -> Any:
+        """Sum of the terms at a node of the step."""
 
     def remainder(self, difference: Tensor, increment: Any) -> Any:
-        """Coordinates of h (difference (B, P) - J increment)."""
+        """Coordinates of h (difference - J increment)."""
 
     def dense(self, terms: Sequence[Term], rows: Tensor, x: Tensor) -> Tensor:
         """Sum of the terms at the fractions x (M,) of the steps of rows (M,), shape (M, P)."""
+
+
+class DensePropagator(Propagator, Protocol):
+    """One that has the Jacobian as a matrix: several nodes cost it little more than one."""
+
+    def advance(self, terms: Sequence[Term], place: Place) -> Any:
+        """Sum of the terms at a node of the step, or at several."""
+
+
+def decomposed(jacobian: Tensor, symmetric: bool) -> dict[str, Tensor]:
+    """What :func:`dense_propagator` needs of Jacobians (B, P, P), whatever the step."""
+    if not symmetric:
+        return {"jacobian": jacobian}
+    values, vectors = eigenpairs(jacobian)
+    return {"eigenvalues": values, "eigenvectors": vectors}
+
+
+def dense_propagator(cache: Mapping[str, Any], width: Tensor, nodes: Nodes) -> DensePropagator:
+    """The propagator for what :func:`decomposed` returned and steps h (B, 1)."""
+    if "jacobian" in cache:
+        return MatrixPropagator(cache["jacobian"], width, nodes)
+    alone = len(width) == 1 and width.device.type == "cpu"
+    kind = LonePropagator if alone else EigenPropagator
+    return kind(cache["eigenvalues"], cache["eigenvectors"], width, nodes)
 
 
 def eigenpairs(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,32 +107,29 @@ class EigenPropagator:
     vectors : Tensor, shape (B, P, P)
     width : Tensor, shape (B, 1)
         The steps h.
+    nodes : Nodes
     """
 
     solves, short = 0, False
 
-    def __init__(self, values: Tensor, vectors: Tensor, width: Tensor) -> None:
+    def __init__(self, values: Tensor, vectors: Tensor, width: Tensor, nodes: Nodes) -> None:
         self.vectors, self._width = vectors, width
-        self.z = width * values
-        both = phi_functions(torch.stack([self.z, 0.5 * self.z]))
-        self._phi = {1.0: both[:, 0], 0.5: both[:, 1]}
+        self.z, self._highest = width * values, nodes.highest
+        x = values.new_tensor(nodes.at)[:, None, None]
+        self._phi = phi_functions(x * self.z, self._highest)
+        _scale_by_powers(self._phi, x)
 
     def into(self, vector: Tensor) -> Tensor:
         """Coordinates along the eigenvectors."""
-        return (vector[:, None, :] @ self.vectors)[:, 0]
+        return _turned(vector, self.vectors)
 
     def out(self, coordinates: Tensor) -> Tensor:
         """Back to the parameters."""
-        return (self.vectors @ coordinates[:, :, None])[:, :, 0]
+        return _turned(coordinates, self.vectors.mT)
 
-    def advance(self, terms: Sequence[Term], x: float) -> Tensor:
+    def advance(self, terms: Sequence[Term], place: Place) -> Tensor:
         """Sum of the terms, elementwise."""
-        phi = self._phi[x]
-        order, factor, coordinates = terms[0]
-        total: Tensor = (factor * x**order) * phi[order - 1] * coordinates
-        for order, factor, coordinates in terms[1:]:
-            total = torch.addcmul(total, phi[order - 1], coordinates, value=factor * x**order)
-        return total
+        return _weighted(self._phi[:, place], terms)
 
     def remainder(self, difference: Tensor, increment: Tensor) -> Tensor:
         """The Jacobian is a factor a coordinate."""
@@ -97,11 +137,9 @@ class EigenPropagator:
 
     def dense(self, terms: Sequence[Term], rows: Tensor, x: Tensor) -> Tensor:
         """The same at any fraction."""
-        phi = phi_functions(x[:, None] * self.z[rows])
-        total = torch.zeros_like(phi[0])
-        for order, factor, coordinates in terms:
-            weight = factor * x[:, None] ** order * phi[order - 1]
-            total = torch.addcmul(total, weight, coordinates[rows])
+        phi = phi_functions(x[:, None] * self.z[rows], self._highest)
+        _scale_by_powers(phi, x[:, None])
+        total = _weighted(phi, [(order, factor, v[rows]) for order, factor, v in terms])
         return (self.vectors[rows] @ total[:, :, None])[:, :, 0]
 
 
@@ -113,28 +151,30 @@ class LonePropagator:
     values : Tensor, shape (1, P)
     vectors : Tensor, shape (1, P, P)
     width : Tensor, shape (1, 1)
+    nodes : Nodes
     """
 
     solves, short = 0, False
 
-    def __init__(self, values: Tensor, vectors: Tensor, width: Tensor) -> None:
+    def __init__(self, values: Tensor, vectors: Tensor, width: Tensor, nodes: Nodes) -> None:
         self._vectors, self._width = vectors[0].numpy(), float(width)
-        self._z = self._width * values[0].numpy()
-        both = phi_arrays(np.stack([self._z, 0.5 * self._z]))
-        self._phi = {1.0: both[:, 0], 0.5: both[:, 1]}
+        self._z, self._highest = self._width * values[0].numpy(), nodes.highest
+        x = np.array(nodes.at, dtype=self._z.dtype)[:, None]
+        self._phi = phi_arrays(x * self._z, self._highest)
+        _scale_by_powers(self._phi, x)
 
     def into(self, vector: Tensor) -> Array:
         """Coordinates along the eigenvectors."""
-        coordinates: Array = vector[0].numpy() @ self._vectors
+        coordinates: Array = vector[..., 0, :].numpy() @ self._vectors
         return coordinates
 
     def out(self, coordinates: Array) -> Tensor:
         """Back to the parameters."""
-        return torch.from_numpy(self._vectors @ coordinates)[None]
+        return torch.from_numpy(coordinates @ self._vectors.T)[..., None, :]
 
-    def advance(self, terms: Sequence[Term], x: float) -> Array:
+    def advance(self, terms: Sequence[Term], place: Place) -> Array:
         """Sum of the terms, elementwise."""
-        return self._sum(terms, x, self._phi[x])
+        return _summed(self._phi[:, place], terms)
 
     def remainder(self, difference: Tensor, increment: Array) -> Array:
         """The Jacobian is a factor a coordinate."""
@@ -143,15 +183,9 @@ class LonePropagator:
     def dense(self, terms: Sequence[Term], rows: Tensor, x: Tensor) -> Tensor:
         """The same at any fraction."""
         column = x.numpy()[:, None]
-        total = self._sum(terms, column, phi_arrays(column * self._z))
-        return torch.from_numpy(total @ self._vectors.T)
-
-    def _sum(self, terms: Sequence[Term], x: Any, phi: Array) -> Array:
-        total = 0.0
-        with np.errstate(over="ignore", invalid="ignore"):
-            for order, factor, coordinates in terms:
-                total = total + (factor * x**order) * phi[order - 1] * coordinates
-        return np.asarray(total)
+        phi = phi_arrays(column * self._z, self._highest)
+        _scale_by_powers(phi, column)
+        return torch.from_numpy(_summed(phi, terms) @ self._vectors.T)
 
 
 class MatrixPropagator:
@@ -162,12 +196,14 @@ class MatrixPropagator:
     jacobian : Tensor, shape (B, P, P)
     width : Tensor, shape (B, 1)
         The steps h.
+    nodes : Nodes
     """
 
     solves, short = 0, False
 
-    def __init__(self, jacobian: Tensor, width: Tensor) -> None:
-        self.scaled, self._width = width[:, :, None] * jacobian, width
+    def __init__(self, jacobian: Tensor, width: Tensor, nodes: Nodes) -> None:
+        self._scaled, self._width = width[:, :, None] * jacobian, width
+        self._at = jacobian.new_tensor(nodes.at)
 
     def into(self, vector: Tensor) -> Tensor:
         """Vectors are their own coordinates."""
@@ -175,25 +211,60 @@ class MatrixPropagator:
 
     out = into
 
-    def advance(self, terms: Sequence[Term], x: float) -> Tensor:
-        """Sum of the terms by one exponential."""
-        return phi_products(x * self.scaled, _sources(terms, lambda v: v, x))
+    def advance(self, terms: Sequence[Term], place: Place) -> Tensor:
+        """Sum of the terms by one exponential a node."""
+        x = self._at[place][..., None, None]
+        sources = _sources(terms, x)
+        return phi_products(x[..., None] * self._scaled, sources)
 
     def remainder(self, difference: Tensor, increment: Tensor) -> Tensor:
         """One product with the matrix."""
-        product = (self.scaled @ increment[:, :, None])[:, :, 0]
+        product = _turned(increment, self._scaled.mT)
         return torch.addcmul(-product, self._width, difference)
 
     def dense(self, terms: Sequence[Term], rows: Tensor, x: Tensor) -> Tensor:
         """One exponential a fraction."""
-        sources = _sources(terms, lambda v: v[rows], x[:, None])
-        return phi_products(x[:, None, None] * self.scaled[rows], sources)
+        sources = _sources([(order, factor, v[rows]) for order, factor, v in terms], x[:, None])
+        return phi_products(x[:, None, None] * self._scaled[rows], sources)
 
 
-def _sources(terms: Sequence[Term], pick: Any, x: Any) -> Tensor:
-    """The vectors w_k = sum of coefficient * x^k v of the terms of order k, stacked (.., 4, P)."""
-    zero = torch.zeros_like(pick(terms[0][2]))
-    sums = [zero] * HIGHEST
+def _turned(vector: Tensor, matrix: Tensor) -> Tensor:
+    """Vectors (B, P) or (m, B, P) times the matrices (B, P, P) of their rows."""
+    if vector.ndim == 2:
+        return (vector[:, None, :] @ matrix)[:, 0]
+    return (vector.transpose(0, 1) @ matrix).transpose(0, 1)
+
+
+def _scale_by_powers(phi: Any, x: Any) -> None:
+    """Multiply phi_k by x^k in place."""
+    power = x
+    for row in phi:
+        row *= power
+        power = power * x
+
+
+def _weighted(phi: Tensor, terms: Sequence[Term]) -> Tensor:
+    order, factor, coordinates = terms[0]
+    total: Tensor = factor * phi[order - 1] * coordinates
+    for order, factor, coordinates in terms[1:]:
+        total.addcmul_(phi[order - 1], coordinates, value=factor)
+    return total
+
+
+def _summed(phi: Array, terms: Sequence[Term]) -> Array:
+    order, factor, coordinates = terms[0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = factor * phi[order - 1] * coordinates
+        for order, factor, coordinates in terms[1:]:
+            total += factor * phi[order - 1] * coordinates
+    return np.asarray(total)
+
+
+def _sources(terms: Sequence[Term], x: Tensor) -> Tensor:
+    """The vectors w_k = sum of coefficient * x^k v of the terms of order k, stacked (.., K, P)."""
+    highest = max(order for order, _, _ in terms)
+    zero = torch.zeros_like(x * terms[0][2])
+    sums = [zero] * highest
     for order, factor, vector in terms:
-        sums[order - 1] = sums[order - 1] + factor * x**order * pick(vector)
+        sums[order - 1] = sums[order - 1] + factor * x**order * vector
     return torch.stack(sums, dim=-2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gflow.errors import MethodError
 from gflow.integrators.base import Method
+from gflow.integrators.collocation import EXPCOL8
 from gflow.integrators.explicit import TSIT5_METHOD
 from gflow.integrators.exponential import EXPRB43
 from gflow.integrators.rkc4 import RKC4_METHOD
@@ -16,6 +17,7 @@ METHODS: dict[str, Method] = {
     method.info.name: method
     for method in (
         EXPRB43,
+        EXPCOL8,
         TSIT5_METHOD,
         RKC2_METHOD,
         RKC4_METHOD,

@@ -41,7 +41,8 @@ def _choose(field, size, t_end=1.0, rtol=1e-6, dtype=torch.float64):
     return " or ".join(names), reason
 
 
-WATCHED = "native:tsit5 or native:exprb43"
+WATCHED = "native:tsit5 or native:expcol8"
+LOOSE = 2e-4
 BEYOND = "native:tsit5 or native:rkc4"
 
 
@@ -54,7 +55,7 @@ def test_a_name_is_taken_as_asked(name):
 
 def test_auto_in_any_case_is_auto_and_another_name_is_unknown():
     rates = torch.tensor([-1.0, -2.0], dtype=torch.float64)
-    assert choose("Auto", _diagonal(rates), rates, 1.0, 1e-9)[0] is METHODS["scipy:LSODA"]
+    assert choose("Auto", _diagonal(rates), rates, 1.0, 1e-9)[0] is METHODS["native:expcol8"]
     with pytest.raises(MethodError, match='"LSODE" is unknown; did you mean "LSODA"'):
         choose("LSODE", _diagonal(rates), rates, 1.0, 1e-6)
 
@@ -80,11 +81,17 @@ def test_a_tolerance_that_the_dtype_cannot_hold_is_refused(name, rtol, dtype, fl
 
 
 @pytest.mark.parametrize(
-    ("rtol", "expected"), [(1e-3, WATCHED), (TIGHT, WATCHED), (0.9 * TIGHT, "scipy:LSODA")]
+    ("rtol", "size", "expected"),
+    [
+        (1e-3, 2, "native:tsit5 or native:exprb43"),
+        (TIGHT, 2, WATCHED),
+        (0.9 * TIGHT, 50, "native:expcol8"),
+        (0.9 * TIGHT, 51, "scipy:LSODA"),
+    ],
 )
-def test_what_is_not_stiff_gets_an_explicit_method(rtol, expected):
-    rates = torch.tensor([-0.1, -STIFF], dtype=torch.float64)
-    name, reason = _choose(_diagonal(rates), 2, rtol=rtol)
+def test_what_is_not_stiff_gets_an_explicit_method_or_one_of_high_order(rtol, size, expected):
+    rates = torch.full((size,), -STIFF, dtype=torch.float64)
+    name, reason = _choose(_diagonal(rates), size, rtol=rtol)
     assert name == expected
     assert "not stiff (fastest rate 500 times t_end 1 is 500, at most 500)" in reason
 
@@ -93,8 +100,9 @@ def test_what_is_not_stiff_gets_an_explicit_method(rtol, expected):
     ("rtol", "expected", "why"),
     [
         (1e-3, "native:exprb43", "and P = 2 allows the exact Jacobian"),
-        (TIGHT, "native:exprb43", "and P = 2 allows the exact Jacobian"),
-        (1e-9, "scipy:LSODA", "and rtol 1e-09 asks for high order"),
+        (1e-4, "native:exprb43", "and P = 2 allows the exact Jacobian"),
+        (9e-5, "native:expcol8", "and P = 2 allows the exact Jacobian"),
+        (1e-12, "native:expcol8", "and P = 2 allows the exact Jacobian"),
     ],
 )
 def test_what_is_stiff_gets_the_exact_jacobian(rtol, expected, why):
@@ -109,8 +117,8 @@ def test_stiffness_grows_with_the_interval_and_counts_growth_too(symmetric):
     """The rate is a largest absolute value, of a symmetric Jacobian or of another."""
     field = _diagonal(torch.tensor([3.0, -1.0], dtype=torch.float64), symmetric=symmetric)
     assert _choose(field, 2, t_end=STIFF / 3.1)[0] == WATCHED
-    assert _choose(field, 2, t_end=STIFF / 2.9)[0] == "native:exprb43"
-    assert _choose(field, 2, t_end=math.inf)[0] == "native:exprb43"
+    assert _choose(field, 2, t_end=STIFF / 2.9)[0] == "native:expcol8"
+    assert _choose(field, 2, t_end=math.inf)[0] == "native:expcol8"
 
 
 def test_an_unsymmetric_jacobian_is_not_read_as_a_symmetric_one():
@@ -186,7 +194,7 @@ def test_single_precision_stays_in_torch():
     def name(*rates):
         return _choose(_diagonal(torch.tensor(rates)), 2, rtol=1e-4, dtype=torch.float32)[0]
 
-    assert name(-1.0, -2.0) == WATCHED
+    assert name(-1.0, -2.0) == "native:tsit5 or native:exprb43"
     assert name(-1.0, -2000.0) == "native:exprb43"
     bare = Field(lambda t, y: -y)
     assert _choose(bare, 2, rtol=1e-4, dtype=torch.float32)[0].startswith("native:tsit5 or ")
@@ -230,7 +238,7 @@ def test_an_ensemble_takes_a_name_as_asked_and_refuses_what_cannot_be_held():
         choose_ensemble("auto", *_rows([1.0]), 1.0, 1e-14)
 
 
-@pytest.mark.parametrize(("dense", "other"), [(True, "native:exprb43"), (False, "native:rkc4")])
+@pytest.mark.parametrize(("dense", "other"), [(True, "native:expcol8"), (False, "native:rkc4")])
 def test_a_mild_ensemble_is_watched_and_a_stiff_one_is_not(dense, other):
     """What decides is the steps that stability asks of half of the rows."""
     mild = _choose_ensemble([1.0, 2.0, 3.0, 1e6, 1e6], dense=dense)
@@ -245,12 +253,31 @@ def test_a_mild_ensemble_is_watched_and_a_stiff_one_is_not(dense, other):
 
 
 def test_the_patience_decides():
-    patience = _choose_ensemble([1.0]).switch.patience
-    rate = patience * STABLE / 10.0
+    """As many steps of tsit5 as cost what a whole flow by the other method does."""
+    rate = 1.5 * 5.0 * 1e-6**-0.25 * STABLE / 10.0
     assert _choose_ensemble([0.999 * rate] * 3).method is METHODS["native:tsit5"]
-    assert _choose_ensemble([1.001 * rate] * 3).method is METHODS["native:exprb43"]
-    assert _choose_ensemble([1.001 * rate] * 3, rtol=1e-9).method is METHODS["native:tsit5"]
+    assert _choose_ensemble([1.001 * rate] * 3).method is METHODS["native:expcol8"]
+    assert _choose_ensemble([1.001 * rate] * 3, rtol=2e-7).method is METHODS["native:tsit5"]
     assert _choose_ensemble([1.001 * rate] * MANY).method is METHODS["native:tsit5"]
+
+
+@pytest.mark.parametrize(
+    ("rtol", "expected"), [(LOOSE, "native:exprb43"), (5e-5, "native:expcol8")]
+)
+def test_the_method_that_takes_over_follows_the_tolerance(rtol, expected):
+    choice = _choose_ensemble([1.0, 2.0], rtol=rtol)
+    assert (choice.method, choice.other) == (METHODS["native:tsit5"], METHODS[expected])
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"), [(MANY - 1, "native:expcol8"), (MANY, "native:tsit5")]
+)
+def test_a_small_ensemble_at_a_tight_tolerance_gets_the_high_order_at_once(rows, expected):
+    choice = _choose_ensemble([1.0] * rows, rtol=0.9 * TIGHT)
+    assert choice.method is METHODS[expected]
+    if rows < MANY:
+        assert choice.switch is None
+        assert choice.reason.endswith(f"asks for high order, and {rows} x 2 parameters allow it")
 
 
 @pytest.mark.parametrize("rates", [[0.0, 0.0], [1e9, 1e9]])
@@ -263,7 +290,7 @@ def test_an_endless_ensemble_is_left_to_the_watch(rates):
 
 def test_rows_without_a_jacobian_do_not_decide():
     nan = math.nan
-    assert _choose_ensemble([nan, 1e6, 1e6]).method is METHODS["native:exprb43"]
+    assert _choose_ensemble([nan, 1e6, 1e6]).method is METHODS["native:expcol8"]
     blind = _choose_ensemble([nan, nan])
     assert blind.method is METHODS["native:tsit5"]
     assert blind.reason.endswith("every trajectory has its own step")
@@ -279,7 +306,7 @@ def test_the_stabilised_method_s_order_follows_the_tolerance(rtol, expected):
     assert _choose(field, 501, t_end=10.0, rtol=rtol)[0] == expected
 
 
-@pytest.mark.parametrize(("size", "expected"), [(50, "native:exprb43"), (51, "scipy:LSODA")])
+@pytest.mark.parametrize(("size", "expected"), [(50, "native:expcol8"), (51, "scipy:LSODA")])
 def test_large_unsymmetric_jacobians_are_left_to_an_implicit_method(size, expected):
     matrix = -torch.diag(torch.linspace(1, 1000, size, dtype=torch.float64))
     matrix[0, 1] = 1.0

@@ -10,8 +10,11 @@ import torch
 
 from gflow.integrators.krylov import ACCURACY, LARGEST, LOOK, KrylovPropagator
 from gflow.integrators.phi import phi_functions, phi_products
+from gflow.integrators.propagators import Nodes
 
 SIZE = 40
+NODES = Nodes((0.5, 1.0), highest=4)
+HALF, FULL = 0, 1
 
 
 def _matrix(symmetric, size=SIZE, stiffest=50.0):
@@ -41,11 +44,11 @@ def _start(rows, size=SIZE):
 def _propagator(matrix, symmetric, widths, tolerance=1e-12):
     width = torch.tensor(widths, dtype=torch.float64)[:, None]
     scale = torch.full((len(widths), len(matrix)), tolerance, dtype=torch.float64)
-    return KrylovPropagator(_Products(matrix), symmetric, width, scale)
+    return KrylovPropagator(_Products(matrix), symmetric, width, scale, NODES)
 
 
 def _error(by, space, vector, widths, matrix, order=1):
-    found = by.out(by.advance([(order, 1.0, space)], 1.0))
+    found = by.out(by.advance([(order, 1.0, space)], FULL))
     width = torch.tensor(widths, dtype=torch.float64)[:, None, None]
     sources = torch.zeros(*vector.shape[:1], order, vector.shape[-1], dtype=torch.float64)
     sources[:, -1] = vector
@@ -115,7 +118,7 @@ def test_an_eigenvector_spans_its_own_space(symmetric):
     space = by.into(vector)
     assert torch.equal(space.matrix[0, 1:], torch.zeros_like(space.matrix[0, 1:]))
     assert float(_error(by, space, vector, [0.5], matrix).max()) < 1e-14
-    found = by.out(by.advance([(2, 1.0, space)], 0.5))[0, 4]
+    found = by.out(by.advance([(2, 1.0, space)], HALF))[0, 4]
     value = phi_functions(torch.tensor([0.25 * -36.0]).double())[1, 0]
     assert float(found) == pytest.approx(0.25 * 3 * float(value), rel=1e-13)
 
@@ -146,10 +149,10 @@ def test_rows_of_nothing_and_without_a_value_leave_the_others_alone(symmetric, d
     width = torch.full((3, 1), 0.2, dtype=dtype)
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
     scale = torch.full((3, SIZE), tolerance, dtype=dtype)
-    by = KrylovPropagator(_Products(matrix), symmetric, width, scale)
+    by = KrylovPropagator(_Products(matrix), symmetric, width, scale, NODES)
     space = by.into(vector)
     assert not by.short
-    found = by.out(by.advance([(1, 1.0, space)], 1.0))
+    found = by.out(by.advance([(1, 1.0, space)], FULL))
     exact = phi_products(0.2 * matrix.double(), vector[:1].double())
     assert float((found[0] - exact).abs().max()) < 10 * tolerance
     assert torch.equal(found[1], torch.zeros_like(found[1]))
@@ -160,10 +163,10 @@ def test_terms_in_one_space_share_it():
     matrix, vector = _matrix(True), _start(1)
     by = _propagator(matrix, True, [0.2])
     space, other = by.into(vector), by.into(vector.flip(-1))
-    parts = by.advance([(1, 1.0, space), (3, -2.0, space), (4, 5.0, other)], 0.5)
+    parts = by.advance([(1, 1.0, space), (3, -2.0, space), (4, 5.0, other)], HALF)
     assert [id(part) for part, _ in parts] == [id(space), id(other)]
     separately = sum(
-        by.out(by.advance([term], 0.5))
+        by.out(by.advance([term], HALF))
         for term in [(1, 1.0, space), (3, -2.0, space), (4, 5.0, other)]
     )
     assert torch.allclose(by.out(parts), separately, rtol=1e-13, atol=1e-14)

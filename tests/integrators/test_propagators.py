@@ -12,6 +12,7 @@ from gflow.integrators.propagators import (
     EigenPropagator,
     LonePropagator,
     MatrixPropagator,
+    Nodes,
     eigenpairs,
 )
 
@@ -19,6 +20,10 @@ ROWS, SIZE = 3, 7
 WIDTH = torch.tensor([[0.5], [2.0], [0.01]], dtype=torch.float64)
 TERMS = ((1, 1.0), (2, -0.5), (3, 16.0), (3, -2.0), (4, 12.0))
 """Orders and factors, one vector each."""
+
+
+NODES = Nodes((0.5, 1.0), highest=4)
+PLACES = {0.5: 0, 1.0: 1}
 
 
 def _jacobians(symmetric):
@@ -33,14 +38,16 @@ def _vectors():
 
 def _krylov(matrix, symmetric):
     scale = torch.full((ROWS, SIZE), 1e-14, dtype=torch.float64)
-    return KrylovPropagator(lambda v: (matrix @ v[..., None])[..., 0], symmetric, WIDTH, scale)
+    return KrylovPropagator(
+        lambda v: (matrix @ v[..., None])[..., 0], symmetric, WIDTH, scale, NODES
+    )
 
 
 def _propagators(symmetric):
     matrix = _jacobians(symmetric)
-    found = {"matrix": MatrixPropagator(matrix, WIDTH), "krylov": _krylov(matrix, symmetric)}
+    found = {"matrix": MatrixPropagator(matrix, WIDTH, NODES), "krylov": _krylov(matrix, symmetric)}
     if symmetric:
-        found["eigen"] = EigenPropagator(*torch.linalg.eigh(matrix), WIDTH)
+        found["eigen"] = EigenPropagator(*torch.linalg.eigh(matrix), WIDTH, NODES)
     return found
 
 
@@ -91,7 +98,7 @@ def test_coordinates_lead_there_and_back(symmetric, name):
 @pytest.mark.parametrize("x", [0.5, 1.0])
 def test_the_stages_are_products_of_phi_functions(symmetric, name, x):
     by = _propagators(symmetric)[name]
-    found = by.out(by.advance(_terms(by), x))
+    found = by.out(by.advance(_terms(by), PLACES[x]))
     _close(found, [_expected(symmetric, row, x) for row in range(ROWS)])
     assert by.short is False
 
@@ -108,12 +115,12 @@ def test_dense_output_is_the_same_at_any_fraction_of_any_row(symmetric, name):
 @each
 def test_the_remainder_is_what_the_jacobian_leaves_of_a_difference(symmetric, name):
     by, difference = _propagators(symmetric)[name], _vectors()[1]
-    increment = by.advance(_terms(by), 0.5)
+    increment = by.advance(_terms(by), PLACES[0.5])
     image = (_jacobians(symmetric) @ by.out(increment)[..., None])[..., 0]
     found = by.remainder(difference, increment)
     expected = WIDTH * (difference - image)
     _close(
-        by.out(by.advance([(1, 1.0, found)], 1.0)),
+        by.out(by.advance([(1, 1.0, found)], PLACES[1.0])),
         [
             _phi(1, float(WIDTH[r]) * _jacobians(symmetric)[r].numpy()) @ expected[r].numpy()
             for r in range(ROWS)
@@ -125,9 +132,9 @@ def test_the_remainder_is_what_the_jacobian_leaves_of_a_difference(symmetric, na
 @pytest.mark.parametrize("row", range(ROWS))
 def test_a_lone_row_takes_a_shorter_way_to_the_same_place(row, x):
     matrix, vectors = _jacobians(True)[row : row + 1], _vectors()[:, row : row + 1]
-    by = LonePropagator(*torch.linalg.eigh(matrix), WIDTH[row : row + 1])
+    by = LonePropagator(*torch.linalg.eigh(matrix), WIDTH[row : row + 1], NODES)
     terms = [(*term, by.into(v)) for term, v in zip(TERMS, vectors, strict=True)]
-    increment = by.advance(terms, x)
+    increment = by.advance(terms, PLACES[x])
     _close(by.out(increment), [_expected(True, row, x)])
     _close(by.out(by.into(vectors[0])), vectors[0])
     rows, fractions = torch.zeros(2, dtype=torch.long), torch.tensor([0.3, x]).double()
@@ -141,12 +148,12 @@ def test_a_lone_row_takes_a_shorter_way_to_the_same_place(row, x):
 @pytest.mark.parametrize("kind", [EigenPropagator, LonePropagator])
 def test_single_precision_stays_single(kind):
     rows = ROWS if kind is EigenPropagator else 1
-    by = kind(*torch.linalg.eigh(_jacobians(True)[:rows].float()), WIDTH[:rows].float())
+    by = kind(*torch.linalg.eigh(_jacobians(True)[:rows].float()), WIDTH[:rows].float(), NODES)
     vectors = _vectors()[:, :rows].float()
     terms = [(*term, by.into(v)) for term, v in zip(TERMS, vectors, strict=True)]
     found = by.dense(terms, torch.arange(rows), torch.ones(rows))
     assert found.dtype == torch.float32
-    assert torch.allclose(found, by.out(by.advance(terms, 1.0)), rtol=1e-4, atol=1e-5)
+    assert torch.allclose(found, by.out(by.advance(terms, PLACES[1.0])), rtol=1e-4, atol=1e-5)
 
 
 def test_eigenpairs_leave_out_what_is_not_finite():
@@ -156,3 +163,35 @@ def test_eigenpairs_leave_out_what_is_not_finite():
     assert values.isnan().all(-1).tolist() == [False, True, False]
     rebuilt = (vectors * values[:, None]) @ vectors.mT
     _close(rebuilt[[0, 2]], matrix[[0, 2]])
+
+
+HIGH = Nodes((0.25, 0.5, 1.0), highest=8)
+
+
+@pytest.mark.parametrize("kind", ["matrix", "eigen", "lone"])
+def test_several_nodes_and_vectors_are_served_at_once(kind):
+    """With a term of order 8; what comes of each node is what it alone would give."""
+    rows = 1 if kind == "lone" else ROWS
+    matrix, vectors, width = _jacobians(True)[:rows], _vectors()[:2, :rows], WIDTH[:rows]
+    if kind == "matrix":
+        by = MatrixPropagator(matrix, width, HIGH)
+    else:
+        made = LonePropagator if kind == "lone" else EigenPropagator
+        by = made(*torch.linalg.eigh(matrix), width, HIGH)
+    terms = [(1, 1.0, by.into(vectors[0])), (8, 5e3, by.into(vectors[1]))]
+    both = by.advance(terms, [0, 2])
+    for found, place in zip(by.out(both), (0, 2), strict=True):
+        _close(found, by.out(by.advance(terms, place)))
+        scaled = [HIGH.at[place] * float(w) * m.numpy() for w, m in zip(width, matrix, strict=True)]
+        weight = 5e3 * HIGH.at[place] ** 8
+        exact = [
+            HIGH.at[place] * _phi(1, a) @ v.numpy() + weight * _phi(8, a) @ w.numpy()
+            for a, v, w in zip(scaled, *vectors, strict=True)
+        ]
+        _close(found, exact)
+    differences = torch.stack([vectors[0], vectors[1]])
+    remainders = by.out(by.remainder(differences, both))
+    for place in (0, 1):
+        alone = by.out(by.remainder(differences[place], both[place]))
+        _close(remainders[place], alone)
+    _close(by.out(by.into(differences)), differences)

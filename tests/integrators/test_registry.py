@@ -13,7 +13,7 @@ from gflow.integrators import registry
 from gflow.integrators.base import Method
 from gflow.integrators.registry import METHODS, resolve
 
-NATIVE = ["exprb43", "tsit5", "rkc2", "rkc4"]
+NATIVE = ["exprb43", "expcol8", "tsit5", "rkc2", "rkc4"]
 SCIPY = ["RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA"]
 ADAPTIVE = ["dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun"]
 FIXED = ["euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams"]
@@ -49,7 +49,8 @@ def test_a_method_says_what_a_user_needs_to_know(name):
 
 def test_the_implicit_methods_are_those_for_stiff_problems():
     implicit = [name for name, method in METHODS.items() if method.info.implicit]
-    assert implicit == ["native:exprb43", "scipy:Radau", "scipy:BDF", "scipy:LSODA"]
+    exponential = ["native:exprb43", "native:expcol8"]
+    assert implicit == [*exponential, "scipy:Radau", "scipy:BDF", "scipy:LSODA"]
 
 
 @given(name=st.sampled_from(list(METHODS)), short=st.booleans(), seed=st.randoms())
