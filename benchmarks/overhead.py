@@ -34,10 +34,10 @@ from gflow.recording import DIAGNOSTICS
 
 CASES = {"small": (1_000, 10, 30.0, 1.5), "large": (100_000, 100, 10.0, 1.05)}
 """n, d, t_end and the largest ratio that is allowed."""
-METHODS = ("auto", "exprb43", "rkc2", "rkc4", "tsit5", "torchdiffeq:dopri5")
+METHODS = ("auto", "expcol8", "exprb43", "rkc2", "rkc4", "tsit5", "torchdiffeq:dopri5")
 SAVES = 101
 OFF = dict.fromkeys(DIAGNOSTICS, False)
-EVALUATIONS = ("function", "jacobian", "jvp")
+EVALUATIONS = ("function", "many", "jacobian", "jvp")
 Call = tuple[str, tuple[Any, ...]]
 
 

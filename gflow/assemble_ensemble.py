@@ -43,7 +43,8 @@ def flow_group(
     theta, members = run.theta, run.trajectories
     dims = ("trajectory", "time")
     values = _diagnosed(problems, run, theta, diagnostics, evaluation)
-    final = _grouped(problems, run.theta_final[:, None], ["loss"])["loss"][:, 0]
+    ending = ["loss", *(["gradient_norm"] if diagnostics["gradient_norm"] else [])]
+    final = _grouped(problems, run.theta_final[:, None], ending)
     data = {
         "theta": ((*dims, "parameter"), numpy_of(theta)),
         **{name: (dims, numpy_of(value)) for name, value in values.items()},
@@ -58,7 +59,7 @@ def flow_group(
         "method_reason": run.reasons,
         "nfe": [one.nfe for one in members],
         "t_final": run.ends,
-        "loss_final": numpy_of(final),
+        **{f"{name}_final": numpy_of(value[:, 0]) for name, value in final.items()},
     }
     data |= {name: (("trajectory",), value) for name, value in each.items()}
     names = list(problems[0].model.parameter_names)

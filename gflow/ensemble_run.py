@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gflow.diagnostics.energy import BatchAudit, EnergyAudit
-from gflow.ensemble_watch import BatchReporter, Share, Watch
+from gflow.ensemble_watch import BatchPath, BatchReporter, Share, Watch
 from gflow.flow_run import Flow, FlowOptions, ProgressCallback, Reporter, flow_field, step_note
 from gflow.integrators.auto import EnsembleChoice, choose_ensemble
 from gflow.integrators.base import Field, Settings
@@ -84,8 +84,9 @@ def run_ensemble(
 ) -> EnsembleRun:
     """Integrate many flows; one that fails or is interrupted takes no other's result away.
 
-    Those of one shape go together where the method is native and t_end finite, the others one after
-    another. ``max_steps`` is a budget of each flow, ``wall_seconds`` of all.
+    Those of one shape go together where the method is native, the others one after another.
+    ``max_steps`` is a budget of each flow, ``wall_seconds`` of all. Where t_end is infinite and the
+    saves are a count, every step is kept in memory until the last flow has ended.
 
     Parameters
     ----------
@@ -132,6 +133,7 @@ class _Ensemble:
         self.grid = _grid(options)
         self.done: dict[int, tuple[Trajectory, str]] = {}
         self.endless: dict[int, Flow] = {}
+        self.paths: list[tuple[list[int], BatchPath]] = []
         self.audits: list[tuple[list[int], Integrals]] = []
         self.interrupted = False
 
@@ -144,7 +146,7 @@ class _Ensemble:
         """Integrate some flows, row i of `problem` being that of indices[i]."""
         options = self.options
         field = flow_field(options.flow, problem)
-        if math.isfinite(options.t_end) and field.batched and not self.interrupted:
+        if field.batched and not self.interrupted:
             theta0 = torch.stack([self.starts[index] for index in indices])
             choice = choose_ensemble(options.method, field, theta0, options.t_end, options.rtol)
             if isinstance(choice.method, NativeMethod):
@@ -161,9 +163,12 @@ class _Ensemble:
         theta0: Tensor,
         choice: EnsembleChoice,
     ) -> None:
-        assert self.grid is not None
         reason = choice.reason + step_note(choice.method, self.options)
         observers: list[BatchObserver] = []
+        if self.grid is None:
+            path = BatchPath(theta0)
+            observers.append(path)
+            self.paths.append((indices, path))
         if self.audited:
             audit = BatchAudit(problem, lambda row: self.problems[indices[row]])
             observers.append(audit)
@@ -174,7 +179,8 @@ class _Ensemble:
             observers.append(reporter)
         watch = Watch(observers) if observers else None
         plan = self._plan(indices, problem, field, choice, watch)
-        found = integrate_ensemble(field, theta0, torch.from_numpy(self.grid), plan)
+        saves = torch.from_numpy(np.zeros(1) if self.grid is None else self.grid)
+        found = integrate_ensemble(field, theta0, saves, plan)
         for index, trajectory in zip(indices, found, strict=True):
             self._keep(index, trajectory, reason)
 
@@ -237,25 +243,36 @@ class _Ensemble:
 
     def result(self) -> EnsembleRun:
         """Everything, in the order of the problems."""
-        trajectories, reasons = zip(*(self.done[i] for i in range(len(self.done))), strict=True)
-        grid = self.grid if self.grid is not None else self._last_grid(trajectories)
-        members = [self._saved(i, one, grid) for i, one in enumerate(trajectories)]
-        run = EnsembleRun(grid, members, list(reasons), None, time.perf_counter() - self.began)
+        members, reasons = map(
+            list, zip(*(self.done[i] for i in range(len(self.done))), strict=True)
+        )
+        grid = self.grid
+        if grid is None:
+            grid = self._last_grid(members)
+            self._place(members, grid)
+        run = EnsembleRun(grid, members, reasons, None, time.perf_counter() - self.began)
         return replace(run, dissipated=self._dissipated(run)) if self.audited else run
 
     def _last_grid(self, trajectories: Sequence[Trajectory]) -> np.ndarray:
-        """Saves up to the latest end."""
-        latest = max(float(one.t[-1]) for one in trajectories)
+        """Saves up to the latest end, of those that did not stay at rest forever if there are."""
+        moving = [one for one in trajectories if one.status is not Status.STALLED]
+        latest = max(float(one.t[-1]) for one in moving or trajectories)
         if latest == 0:
             return np.zeros(1)
         return save_times(self.options.times, latest, self.options.spacing)
 
-    def _saved(self, index: int, trajectory: Trajectory, grid: np.ndarray) -> Trajectory:
-        end = float(trajectory.t[-1])
-        if index not in self.endless or end == 0:
-            return trajectory
-        saves = torch.from_numpy(np.append(grid[grid < end], end))
-        return replace(self.endless[index].resaved(trajectory, saves), path=None)
+    def _place(self, members: list[Trajectory], grid: np.ndarray) -> None:
+        """Save the trajectories on the grid, each up to its end."""
+        saves = [torch.from_numpy(_up_to_end(grid, one)) for one in members]
+        for index, flow in self.endless.items():
+            if len(saves[index]) > 1:
+                again = flow.resaved(members[index], saves[index])
+                members[index] = replace(again, path=None)
+        for indices, path in self.paths:
+            for index, theta in zip(indices, path(torch.from_numpy(grid)), strict=True):
+                one, t = members[index], saves[index]
+                kept = torch.cat([theta[: len(t) - 1], one.theta[-1:]])
+                members[index] = replace(one, t=t, theta=kept)
 
     def _dissipated(self, run: EnsembleRun) -> Tensor:
         table = torch.full((len(run.ends), len(run.times)), torch.nan, dtype=torch.float64)
@@ -271,6 +288,11 @@ def _grid(options: FlowOptions) -> np.ndarray | None:
         return None
     ends = [0.0, options.t_end] if math.isfinite(options.t_end) else [0.0]
     return np.union1d(saves, ends)
+
+
+def _up_to_end(grid: np.ndarray, trajectory: Trajectory) -> np.ndarray:
+    end = float(trajectory.t[-1])
+    return np.append(grid[grid < end], end)
 
 
 def _up_to(audit: EnergyAudit, times: Tensor, ends: np.ndarray) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from gflow.flow_run import Progress, ProgressCallback, Ticker
 from gflow.integrators.base import Step
+from gflow.integrators.batch import Saves
 from gflow.integrators.driver import Observer
 from gflow.integrators.ensemble import BatchObserver
 from gflow.integrators.native import BatchStep
+from gflow.integrators.trajectory import Path
 from gflow.problem import Problem
 
 
@@ -40,6 +43,39 @@ class _LoneWatch:
     def observe(self, step: Step, nfe: int) -> None:
         for observer in self.observers:
             observer.observe(step, nfe)
+
+
+class BatchPath:
+    """Observer that keeps every step of a batch, for saves that are placed once it has ended.
+
+    Parameters
+    ----------
+    theta0 : Tensor, shape (B, P)
+    """
+
+    def __init__(self, theta0: Tensor) -> None:
+        self._theta0 = theta0
+        self._steps: list[tuple[np.ndarray, np.ndarray, BatchStep]] = []
+        self._alone: dict[int, Path] = {}
+
+    def observe_batch(self, ids: np.ndarray, rows: np.ndarray, step: BatchStep, nfe: int) -> None:
+        """Keep the accepted rows' steps."""
+        self._steps.append((ids, rows, step))
+
+    def alone(self, index: int) -> Path:
+        """The path of a trajectory that goes on alone."""
+        return self._alone.setdefault(index, Path())
+
+    def __call__(self, times: Tensor) -> Tensor:
+        """Theta (B, T, P) at increasing times (T,), NaN beyond a trajectory's end."""
+        saves = Saves(times, self._theta0)
+        for ids, rows, step in self._steps:
+            saves.record(ids, rows, step)
+        for index, path in self._alone.items():
+            if path.steps:
+                within = (times > path.steps[0].t0) & (times <= path.steps[-1].t1)
+                saves.theta[index, within.to(saves.device)] = path(times[within])
+        return saves.theta
 
 
 @dataclass(frozen=True)
@@ -109,8 +145,9 @@ class BatchReporter:
         loss = float(part.loss_at(evaluation.equilibrium).nanmean())
         norm = float(torch.linalg.vector_norm(evaluation.gradient, dim=-1).nanmean())
         t = float(self._reached.mean())
+        fraction = t / self._t_end if math.isfinite(self._t_end) else math.nan
         dt = float(np.median(t1 - t0))
-        self._progress(Progress(t / self._t_end, t, loss, norm, dt, nfe, "flow"))
+        self._progress(Progress(fraction, t, loss, norm, dt, nfe, "flow"))
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ def _field(flow: _GradientFlow) -> Field:
         symmetric=problem.backward.exact,
         branch=problem.model.branch,
         autonomous=True,
+        smooth=problem.model.smooth,
         batched=True,
         memory=flow.memory,
         select=lambda rows: _field(flow.rows(rows)),

@@ -129,6 +129,7 @@ GROUPS: dict[str, dict[str, Variable]] = {
         "t_final": Variable((), "time where the trajectory of an ensemble ended", "t"),
         "theta_final": Variable(("parameter",), "parameters there", "theta(t_final)"),
         "loss_final": Variable((), "mean squared error there", "as loss"),
+        "gradient_norm_final": Variable((), "norm of the gradient there", "as gradient_norm"),
     },
     "flow_steps": {
         "t": Variable(_STEP, "start of the attempted step", "t", required=True),

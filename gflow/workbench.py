@@ -52,8 +52,8 @@ def integrate(
     problem : Problem, or sequence of Problem
         A sequence gives an ensemble of flows of different problems of one shape.
     theta0 : array, shape (P,) or (B, P)
-        Start; (B, P) gives an ensemble, one trajectory a row: together where the method is native
-        and t_end finite, else one after another.
+        Start; (B, P) gives an ensemble, one trajectory a row: together where the method is native,
+        else one after another. An endless ensemble with a count of saves keeps its steps in memory.
     t_end : float
         End of the flow, on the clock t = eta k; infinite if `stop` holds something.
     method : str

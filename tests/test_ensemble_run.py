@@ -187,8 +187,10 @@ def test_the_wall_limit_is_the_whole_ensemble_s(method: str) -> None:
     gflow.validate(tree)
 
 
-def test_endless_flows_share_one_grid() -> None:
+@pytest.mark.parametrize("method", ["auto", "LSODA", *NATIVE])
+def test_endless_flows_share_one_grid(method: str) -> None:
     arguments: dict[str, Any] = {"stop": {"gradient_norm": 1e-3}, "rtol": 1e-8, "atol": 1e-11}
+    arguments["method"] = method
     tree = gflow.integrate(tanh(), [*STARTS[:3], LOST], math.inf, times=7, **arguments)
     flow = tree["flow"].to_dataset()
     assert flow.time.size == 7
@@ -201,6 +203,97 @@ def test_endless_flows_share_one_grid() -> None:
         assert (np.diff(member.loss[inside]) < 0).all()
         assert float(abs(member.energy_residual[inside]).max()) < 1e-7
     assert str(flow.status.values[3]) == "equilibrium_lost"
+    gflow.validate(tree)
+
+
+def test_endless_flows_of_several_shapes_and_ways_share_one_grid() -> None:
+    """Those of one shape go together, and one meets its rule where it begins."""
+    problems = [tanh(samples=30 - 10 * (i % 2), seed=i) for i in range(5)]
+    starts = np.array([*STARTS[:4], [1.0, -0.5, -0.4]])
+    problems[4] = tanh()
+    arguments: dict[str, Any] = {"stop": {"gradient_norm": 1e-2}, "method": "tsit5", "times": 9}
+    flow = gflow.integrate(problems, starts, math.inf, **arguments)["flow"].to_dataset()
+    saves = flow.time.values
+    assert len(saves) == 9
+    assert float(flow.t_final[4]) == 0.0
+    for index in range(4):
+        member, end = flow.isel(trajectory=index), float(flow.t_final[index])
+        times = [*saves[saves < end], end]
+        arguments["times"] = times[1:]
+        one = gflow.integrate(problems[index], starts[index], math.inf, **arguments)["flow"]
+        assert str(member.status.values) == str(one.status.values) == "gradient_norm"
+        np.testing.assert_allclose(member.t_final, one.time[-1], rtol=1e-5)
+        kept = member.theta.values[saves < end]
+        np.testing.assert_allclose(kept, one.theta[: len(kept)], rtol=0, atol=RTOL)
+        np.testing.assert_array_equal(np.isfinite(member.loss), saves <= end)
+
+
+@pytest.mark.parametrize("t_end", [1e9, math.inf])
+def test_an_interruption_keeps_what_every_row_has_done(
+    monkeypatch: pytest.MonkeyPatch, t_end: float
+) -> None:
+    seen: list[Progress] = []
+
+    def report(progress: Progress) -> None:
+        seen.append(progress)
+        if len(seen) == 30:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("gflow.flow_run.Ticker.INTERVAL", 0.0)
+    arguments: dict[str, Any] = {"stop": {"loss": 1e-300}, "method": "tsit5", "times": 9}
+    starts = np.array([*STARTS, [1.0, -0.5, -0.4]])  # the last is where the loss is zero
+    tree = gflow.integrate(tanh(), starts, t_end, progress=report, **arguments)
+    flow = tree["flow"].to_dataset()
+    assert flow.status.values.tolist() == ["interrupted"] * 6 + ["loss"]
+    assert (flow.t_final[:6] > 0).all()
+    assert (flow.loss_final[:6] < flow.loss[:6, 0]).all()
+    inside = flow.time.values <= flow.t_final.values[:, None]
+    np.testing.assert_array_equal(np.isfinite(flow.theta).all("parameter"), inside)
+    assert math.isnan(seen[0].fraction) == math.isinf(t_end)
+    gflow.validate(tree)
+
+
+@pytest.mark.parametrize("t_end", [1e9, math.inf])
+def test_the_wall_limit_keeps_what_every_row_has_done(t_end: float) -> None:
+    stop = {"wall_seconds": 0.3, "loss": 1e-300}
+    starts = np.array([*STARTS, [1.0, -0.5, -0.4]])
+    tree = gflow.integrate(tanh(), starts, t_end, method="tsit5", stop=stop, times=9, rtol=1e-10)
+    flow = tree["flow"].to_dataset()
+    assert flow.status.values.tolist() == ["wall_limit"] * 6 + ["loss"]
+    assert (flow.t_final[:6] > 0).all()
+    assert (flow.loss_final[:6] < flow.loss[:6, 0]).all()
+    inside = flow.time.values <= flow.t_final.values[:, None]
+    np.testing.assert_array_equal(np.isfinite(flow.theta).all("parameter"), inside)
+    gflow.validate(tree)
+
+
+def test_endless_flows_with_saves_of_their_own() -> None:
+    arguments: dict[str, Any] = {"stop": {"gradient_norm": 1e-2}, "method": "tsit5"}
+    arguments["times"] = [0.5, 1.0, 200.0]
+    tree = gflow.integrate(tanh(), STARTS, math.inf, **arguments)
+    np.testing.assert_array_equal(tree["flow"].time, [0.0, 0.5, 1.0, 200.0])
+    for index, one in enumerate(alone([tanh()] * 6, STARTS, math.inf, **arguments)):
+        assert_same_path(tree["flow"].isel(trajectory=index).to_dataset(), one)
+
+
+@pytest.mark.parametrize("method", ["auto", *NATIVE[1:]])
+def test_one_at_rest_leaves_the_saves_to_the_others(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """The loss of noisy targets does not fall to the rule."""
+    for module in ("batch", "driver"):
+        monkeypatch.setattr(f"gflow.integrators.{module}.FOREVER", 1e6)
+    x, noise = X[:, :2], np.random.default_rng(5).normal(size=30)
+    targets = [x @ [1.0, -1.0], x @ [1.0, -1.0] + 0.1 * noise]
+    problems = [gflow.Problem(gflow.LinearDEQ(2), x, y) for y in targets]
+    arguments: dict[str, Any] = {"method": method, "stop": {"loss": 1e-4}, "times": 5}
+    tree = gflow.integrate(problems, [[0.1, 0.1, 0.0]] * 2, math.inf, **arguments)
+    flow = tree["flow"].to_dataset()
+    assert flow.status.values.tolist() == ["loss", "stalled"]
+    assert float(flow.time[-1]) == float(flow.t_final[0]) < 100 < float(flow.t_final[1])
+    assert np.isfinite(flow.theta).all()
+    least = problems[1].loss(np.append(np.linalg.lstsq(x, targets[1], rcond=None)[0], 0.0))
+    assert float(flow.loss_final[1]) == pytest.approx(float(least), rel=1e-6)
     gflow.validate(tree)
 
 

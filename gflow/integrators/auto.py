@@ -88,7 +88,7 @@ def choose_ensemble(
         return EnsembleChoice(method, f"{method.info.name}, as asked")
     other, watch = _other(field, theta0, rtol)
     rows, size = theta0.shape
-    if rtol < TIGHT and size <= LARGE and rows < MANY and field.jacobian is not None:
+    if rtol < TIGHT and size <= LARGE and rows < MANY and field.jacobian and field.smooth:
         reason = f"rtol {rtol:g} asks for high order, and {rows} x {size} parameters allow it"
         return EnsembleChoice(other, f"auto chose {other.info.name}: {reason}")
     pair = _native("tsit5")
@@ -104,7 +104,8 @@ def choose_ensemble(
     if math.isfinite(t_end) and steps > _patience(rows, rtol):
         name = other.info.name
         return EnsembleChoice(other, f"auto chose {name}: stiff ({measured})")
-    reason = f"not stiff as a whole ({measured}); {other.info.name} takes over where it is"
+    judged = f"not stiff as a whole ({measured})" if math.isfinite(t_end) else "t_end is infinite"
+    reason = f"{judged}; {other.info.name} takes over where it is stiff"
     return EnsembleChoice(pair, f"auto chose native:tsit5: {reason}", watch, other)
 
 
@@ -126,10 +127,12 @@ def _lone_choice(
         measured = f"fastest rate {rate:.3g} times t_end {t_end:.3g} is {stiffness:.3g}"
     if stiffness <= STIFF:
         reason = f"not stiff ({measured}, at most {STIFF:g})"
-        if rtol >= TIGHT or not (on_host or size <= LARGE):
-            return _watched(field, theta0, rtol), reason
-        method = _native("expcol8") if size <= LARGE else METHODS["scipy:LSODA"]
-        return method, f"{reason} and rtol {rtol:g} asks for high order"
+        tight = f"{reason} and rtol {rtol:g} asks for high order"
+        if rtol < TIGHT and size <= LARGE and field.smooth:
+            return _native("expcol8"), tight
+        if rtol < TIGHT and on_host:
+            return METHODS["scipy:LSODA"], tight
+        return _watched(field, theta0, rtol), reason
     if on_host and not field.symmetric and size > LARGE:
         return METHODS["scipy:LSODA"], f"stiff ({measured}) and the Jacobian is not symmetric"
     other, _ = _other(field, theta0, rtol)
@@ -141,7 +144,7 @@ def _other(field: Field, theta0: Tensor, rtol: float) -> tuple[NativeMethod, Sti
     """The native method for stiff flows, and when it should take over."""
     if field.jacobian is None or theta0.shape[-1] > DENSE_LIMIT:
         return _native("rkc4" if rtol < ACCURATE else "rkc2"), StiffnessWatch(_steps(rtol))
-    if rtol < ACCURATE:
+    if rtol < ACCURATE and field.smooth:
         return _native("expcol8"), StiffnessWatch(5.0 * rtol**-0.125)
     many = theta0.ndim == 2 and len(theta0) >= MANY
     return _native("exprb43"), StiffnessWatch(_steps(rtol) * (2.0 if many else 1.0))

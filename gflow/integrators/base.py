@@ -90,6 +90,8 @@ class Field:
         ``theta (..., P) -> (...)``; a label that no continuous trajectory can change.
     autonomous : bool
         Whether the field does not depend on t; False if that is not known.
+    smooth : bool
+        Whether it has many derivatives; False where kinks would spoil methods of high order.
     batched : bool
         Whether everything above also takes an array of times (B,) and rows (B, P), and gives NaN
         in the rows without a value instead of raising.
@@ -109,6 +111,7 @@ class Field:
     symmetric: bool = False
     branch: Callable[[Tensor], Any] | None = None
     autonomous: bool = False
+    smooth: bool = True
     batched: bool = False
     memory: Memory | None = None
     select: Callable[[Tensor], Field] | None = None

@@ -3,12 +3,14 @@
 Every trajectory has its own time, step and verdict. One that ends leaves the batch. One that gets
 into trouble (no value, no error small enough, a stopping rule met within the step, growth without
 bound) leaves it too, and goes on alone from its last accepted point: there the lone driver retries,
-locates and judges, so that a trajectory of an ensemble ends as it would by itself.
+locates and judges, so that a trajectory of an ensemble ends as it would by itself. One that met a
+rule does so at once: no budget that is used up later takes its verdict away.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -18,10 +20,10 @@ import torch
 from torch import Tensor
 
 from gflow.integrators.base import Field, Halt, Settings
-from gflow.integrators.driver import BLOW_UP, FOREVER, Observer, Target
+from gflow.integrators.driver import BLOW_UP, FOREVER, Observer, Target, integrate_field
 from gflow.integrators.meter import Meter
 from gflow.integrators.native import BatchStep, NativeMethod, State
-from gflow.integrators.trajectory import LOG_COLUMNS, SNAP, StepLog
+from gflow.integrators.trajectory import LOG_COLUMNS, SNAP, StepLog, Trajectory
 from gflow.status import Status
 
 PATIENCE = 6
@@ -140,7 +142,7 @@ class Batch:
         self, field: Field, origin: Origin, saves: Saves, plan: Plan, deadline: float
     ) -> None:
         self.plan, self.saves = plan, saves
-        self.meter = Meter(field, deadline)
+        self.meter, self.deadline = Meter(field, deadline), deadline
         self.field = self.meter.field
         self.ids = origin.ids
         self.size = origin.size
@@ -150,6 +152,7 @@ class Batch:
         self.log: list[tuple[np.ndarray, np.ndarray]] = []
         self.ended: dict[int, Ended] = {}
         self.alone: dict[int, Ended] = {}
+        self.located: dict[int, Trajectory] = {}
         self.moved: dict[int, Ended] = {}
         self.origin = origin
 
@@ -179,14 +182,44 @@ class Batch:
             verdict = Status.T_END if finished else status
             self.ended[int(index)] = Ended(verdict, float(t[row]), theta[row], 0.0)
 
+    def go_on(self, index: int, max_steps: int) -> Trajectory:
+        """The way alone of a trajectory that left in trouble or at a stopping rule."""
+        plan, end = self.plan, self.alone[index]
+        first = end.dt if math.isfinite(end.dt) and end.dt > 0 else None
+        return integrate_field(
+            plan.lone(index),
+            end.theta,
+            plan.method,
+            replace(plan.settings, first_step=first),
+            torch.from_numpy(self.saves.grid),
+            targets=() if plan.targets is None else plan.targets(index),
+            max_steps=max(0, max_steps),
+            wall_seconds=max(0.0, self.deadline - time.perf_counter()),
+            observers=() if plan.observer is None else (plan.observer.alone(index),),
+            t0=end.t,
+            size=float(self.origin.size[np.searchsorted(self.origin.ids, index)]),
+        )
+
+    def _locate(self, indices: np.ndarray) -> None:
+        """Let those that met a rule go on to where it is met."""
+        for index in indices.tolist():
+            later = self.go_on(index, self.plan.max_steps - self.attempts)
+            self.located[index] = later
+            if later.status is Status.INTERRUPTED:
+                raise KeyboardInterrupt
+
     def _begin(self, state: State) -> None:
         """Let go of the rows that have no value where they begin, or meet a rule there."""
         leaving = ~torch.isfinite(state.cache["value"]).all(-1).cpu().numpy()
+        meeting = np.zeros(len(leaving), dtype=bool)
         if self.plan.met is not None:
-            leaving |= self.plan.met(self.ids, state.t, state.theta)
+            meeting = ~leaving & self.plan.met(self.ids, state.t, state.theta)
+            leaving |= meeting
+        met = self.ids[meeting]
         if leaving.any():
             self._leave(leaving, state, self.alone)
             self._select(state, np.flatnonzero(~leaving))
+        self._locate(met)
 
     def _advance(self, before: State) -> None:
         running = before.t < self.settings.t_end
@@ -204,7 +237,9 @@ class Batch:
         if len(rows) and self.plan.observer is not None:
             self.plan.observer.observe_batch(self.ids, rows, step, self.meter.nfe)
         self.failures = np.where(np.isnan(step.ratio), self.failures + 1, 0)
+        met = self.ids[leaving]
         self._part(state, leaving, running)
+        self._locate(met)
 
     def _meeting(self, step: BatchStep, accepted: np.ndarray) -> np.ndarray:
         """Accepted rows within whose step a stopping rule is met."""

@@ -28,8 +28,8 @@ SHRINK = 0.25
 """Factor on the reach of a failed attempt for the next first step."""
 MAX_RETRIES = 400
 """Failed attempts of one run after which the verdict is given."""
-FOREVER = 1e60
-"""Time beyond which a trajectory without an end counts as stationary."""
+FOREVER = 1e30
+"""Time beyond which a trajectory counts as stationary: y' = -y^3 has come to rounding by then."""
 BLOW_UP = 1e10
 """Growth of |theta| (relative to 1 + |theta0|) at which a trajectory counts as diverged."""
 GROWING = 1e4
@@ -100,6 +100,8 @@ class _Run:
             if met := self._met(targets):
                 return met, ""
             while self.t < self.settings.t_end:
+                if not self.t < FOREVER:  # a batch let go of it there
+                    return Status.STALLED, f"it has come to t = {self.t:.3g}"
                 if len(self.log) >= max_steps:
                     return Status.STEP_LIMIT, ""
                 meter.furthest = self.t

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gflow.integrators.base import Field
 from gflow.integrators.batch import Batch, BatchObserver, Ended, Origin, Plan, Saves
-from gflow.integrators.driver import integrate_field, verdict
+from gflow.integrators.driver import verdict
 from gflow.integrators.trajectory import LOG_COLUMNS, StepLog, Trajectory
 from gflow.status import Status
 
@@ -52,7 +52,7 @@ def integrate_ensemble(field: Field, theta0: Tensor, times: Tensor, plan: Plan) 
             assert plan.other is not None
             batches.append(_moved(field, batch, plan, deadline))
             batches[-1].run()
-        finals = _Finals(batches, saves, plan, deadline)
+        finals = _Finals(batches, saves, plan)
         trajectories = [finals.trajectory(i) for i in range(len(theta0))]
     seconds = time.perf_counter() - began
     return [replace(t, wall_seconds=seconds) for t in trajectories]
@@ -85,8 +85,8 @@ def _moved(field: Field, batch: Batch, plan: Plan, deadline: float) -> Batch:
 class _Finals:
     """Puts each trajectory together from the batches that it went through and its way alone."""
 
-    def __init__(self, batches: Sequence[Batch], saves: Saves, plan: Plan, deadline: float) -> None:
-        self.batches, self.saves, self.plan, self.deadline = batches, saves, plan, deadline
+    def __init__(self, batches: Sequence[Batch], saves: Saves, plan: Plan) -> None:
+        self.batches, self.saves, self.plan = batches, saves, plan
         self.logs = [batch.logs() for batch in batches]
         self.grid = torch.from_numpy(saves.grid)
         self.interrupted = any(batch.interrupted for batch in batches)
@@ -102,29 +102,17 @@ class _Finals:
         method = " then ".join(names) or last.plan.method.info.name
         if index not in last.alone:
             return self._assembled(index, last.ended[index], "", log, method)
-        if self.interrupted:
+        if self.interrupted and index not in last.located:
             end = replace(last.alone[index], status=Status.INTERRUPTED)
             return self._assembled(index, end, "", log, method)
         return self._alone(index, last, log, method)
 
     def _alone(self, index: int, batch: Batch, log: StepLog, method: str) -> Trajectory:
-        """Go on with a trajectory that left its batch in trouble or at a stopping rule."""
-        plan, end = self.plan, batch.alone[index]
-        first = end.dt if math.isfinite(end.dt) and end.dt > 0 else None
-        later = integrate_field(
-            plan.lone(index),
-            end.theta,
-            batch.plan.method,
-            replace(plan.settings, first_step=first),
-            self.grid,
-            targets=() if plan.targets is None else plan.targets(index),
-            max_steps=max(0, plan.max_steps - len(log)),
-            wall_seconds=max(0.0, self.deadline - time.perf_counter()),
-            observers=() if plan.observer is None else (plan.observer.alone(index),),
-            t0=end.t,
-            size=float(self.batches[0].origin.size[index]),
-        )
-        self.interrupted = later.status is Status.INTERRUPTED
+        """Add the way alone of a trajectory that left its batch in trouble or at a rule."""
+        end, later = batch.alone[index], batch.located.get(index)
+        if later is None:
+            later = batch.go_on(index, self.plan.max_steps - len(log))
+        self.interrupted |= later.status is Status.INTERRUPTED
         place = torch.searchsorted(self.grid, later.t).clamp(max=len(self.grid) - 1)
         saved = (self.grid[place] == later.t) & (later.t > end.t)
         self.saves.theta[index, place[saved].to(self.saves.device)] = later.theta[saved]

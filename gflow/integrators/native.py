@@ -255,7 +255,7 @@ class NativeMethod(Method):
             if accepted:
                 return state, lone_step(step, 0, tuple(attempts), solves)
             if t0 + float(state.dt[0]) <= t0 + 4 * np.spacing(t0):
-                raise Breakdown(Status.METHOD_FAILED, "the error test fails at the smallest step")
+                raise Breakdown(Status.STEP_UNDERFLOW, "the error test fails at the smallest step")
 
 
 def lone_step(step: BatchStep, row: int, attempts: tuple[Attempt, ...], solves: int) -> Step:

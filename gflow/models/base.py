@@ -58,6 +58,8 @@ class Model(ABC):
     dim: int
     conserves_sphere = False
     """Whether every flow keeps `sphere_radius` constant, as the linear DEQ's do."""
+    smooth = True
+    """Whether gradients are smooth in theta, so that methods of high order pay."""
 
     @property
     @abstractmethod

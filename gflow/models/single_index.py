@@ -57,6 +57,7 @@ class SingleIndexDEQ(Model):
         self.dim = int(dim)
         self.activation = parse_activation(activation)
         self.conserves_sphere = self.activation.name == "identity"
+        self.smooth = not self.activation.kinks
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(dim={self.dim}, activation="{self.activation.name}")'

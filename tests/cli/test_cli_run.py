@@ -132,8 +132,8 @@ def test_the_conclusion_names_the_step_sizes_that_failed() -> None:
             ["tiny.toml", "--method", "dopr5"],
             'Error: method "dopr5" is unknown; did you mean "dopri5" or "dopri8"? Choose from '
             '"auto", "exprb43", "expcol8", "tsit5", "rkc2", "rkc4", "RK23", "RK45", "DOP853", '
-            '"Radau", "BDF", "LSODA", "dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun", "euler", '
-            '"midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams".\n',
+            '"Radau", "BDF", "LSODA", "dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun", '
+            '"euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams".\n',
         ),
         (
             ["tiny.toml", "-o", "no/run.nc"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from gflow.integrators.auto import MANY, STABLE, STIFF, TIGHT, choose, choose_en
 from gflow.integrators.base import Breakdown, Field
 from gflow.integrators.registry import METHODS
 from gflow.integrators.stiffness import DENSE_LIMIT, Switching
-from gflow.models import LinearDEQ
+from gflow.models import LinearDEQ, SingleIndexDEQ
 from gflow.problem import Problem
 from gflow.status import Status
 
@@ -246,7 +247,7 @@ def test_a_mild_ensemble_is_watched_and_a_stiff_one_is_not(dense, other):
     assert mild.other is METHODS[other]
     steps = f"for {3 * 10 / STABLE:.0f} steps of half of the trajectories"
     assert steps in mild.reason
-    assert mild.reason.endswith(f"{other} takes over where it is")
+    assert mild.reason.endswith(f"{other} takes over where it is stiff")
     stiff = _choose_ensemble([1.0, 2.0, 1e4, 1e6, 1e6], dense=dense)
     assert (stiff.method, stiff.switch, stiff.other) == (METHODS[other], None, None)
     assert "stiff (stability asks tsit5 for 28,571 steps" in stiff.reason
@@ -285,7 +286,7 @@ def test_an_endless_ensemble_is_left_to_the_watch(rates):
     choice = _choose_ensemble(rates, t_end=math.inf)
     assert choice.method is METHODS["native:tsit5"]
     assert choice.switch is not None
-    assert "nan" not in choice.reason
+    assert "t_end is infinite; native:expcol8 takes over where it is stiff" in choice.reason
 
 
 def test_rows_without_a_jacobian_do_not_decide():
@@ -312,3 +313,22 @@ def test_large_unsymmetric_jacobians_are_left_to_an_implicit_method(size, expect
     matrix[0, 1] = 1.0
     field = Field(lambda t, y: matrix @ y, jacobian=lambda t, y: matrix)
     assert _choose(field, size, t_end=10.0, rtol=1e-5)[0] == expected
+
+
+def test_kinks_are_not_for_a_method_of_high_order():
+    """LSODA lowers its order there; so must what takes over."""
+    rates = torch.tensor([-1.0, -2.0], dtype=torch.float64)
+    rough = replace(_diagonal(rates), smooth=False)
+    assert _choose(rough, 2)[0] == "native:tsit5 or native:exprb43"
+    assert _choose(rough, 2, t_end=1e4)[0] == "native:exprb43"
+    assert _choose(rough, 2, rtol=1e-9)[0] == "scipy:LSODA"
+    field, starts = _rows([1.0, 2.0])
+    choice = choose_ensemble("auto", replace(field, smooth=False), starts, 1.0, 1e-9)
+    assert choice.method is METHODS["native:tsit5"]
+    assert choice.other is METHODS["native:exprb43"]
+
+
+@pytest.mark.parametrize(("activation", "smooth"), [("tanh", True), ("leaky-relu", False)])
+def test_a_flow_knows_whether_its_activation_has_kinks(activation, smooth):
+    problem = Problem(SingleIndexDEQ(1, activation), np.ones((3, 1)), np.ones(3))
+    assert gradient_flow(problem).smooth is smooth

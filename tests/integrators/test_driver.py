@@ -224,7 +224,7 @@ def test_a_still_trajectory_without_an_end_has_stalled():
     settings = Settings(math.inf, first_step=1.0)
     trajectory = integrate_field(still, START, Leap(growth=1e6), settings, targets=[never])
     assert trajectory.status is Status.STALLED
-    assert 1e50 < float(trajectory.t[-1]) < FOREVER
+    assert 1e20 < float(trajectory.t[-1]) < FOREVER
     assert torch.equal(trajectory.theta[-1], START)
 
 

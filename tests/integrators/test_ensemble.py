@@ -13,8 +13,8 @@ import torch
 from fleet import check_log, fleet, lone, sail, sail_alone, starts
 
 from gflow.flows import gradient_flow
-from gflow.integrators.base import Settings
-from gflow.integrators.driver import integrate_field
+from gflow.integrators.base import Field, Settings
+from gflow.integrators.driver import Target, integrate_field
 from gflow.integrators.ensemble import Plan, integrate_ensemble
 from gflow.integrators.explicit import TSIT5_METHOD
 from gflow.integrators.exponential import EXPRB43
@@ -328,3 +328,77 @@ def test_the_wall_limit_is_shared():
     assert all(found.wall_seconds >= 0.25 for found in together)
     for found in together:
         check_log(found)
+
+
+def _first_row_down():
+    """Rules of which the first row meets one soon, and no other row ever."""
+
+    def targets(index):
+        return [Target(Status.LOSS, lambda t, y: float(y[0]) - 0.5 if index == 0 else 1.0)]
+
+    def met(ids, t, theta):
+        return (ids == 0) & (theta[:, 0] <= 0.5).numpy()
+
+    return {"targets": targets, "met": met}
+
+
+@OURS
+@pytest.mark.parametrize("status", [Status.WALL_LIMIT, Status.INTERRUPTED])
+def test_a_rule_met_before_a_budget_is_used_up_stays_met(method, status):
+    kinds, settings = ("mild", "moving", "cubic"), replace(SETTINGS, t_end=1e6)
+    calls = iter(range(400))
+
+    def pause():
+        time.sleep(0.002 if status is Status.WALL_LIMIT else 0)
+        if status is Status.INTERRUPTED and next(calls, None) is None:
+            raise KeyboardInterrupt
+
+    field = _with(fleet(kinds), pause)
+    seconds = 0.8 if status is Status.WALL_LIMIT else 60.0
+    plan = {"field": field, "wall_seconds": seconds} | _first_row_down()
+    together = sail(kinds, method, settings, TIMES, **plan)
+    assert [found.status for found in together] == [Status.LOSS, status, status]
+    assert float(together[0].t[-1]) == pytest.approx(2 * np.log(0.6 / 0.5), rel=1e-5)
+    assert all(float(found.t[-1]) > float(together[0].t[-1]) for found in together[1:])
+    for found in together:
+        check_log(found)
+
+
+@OURS
+def test_an_interruption_while_a_rule_is_located_ends_the_others_too(method):
+    def lone_field(index):
+        def function(t, y):
+            raise KeyboardInterrupt
+
+        return replace(lone("mild"), function=function)
+
+    plan = Plan(method, SETTINGS, lone_field, **_first_row_down())
+    together = integrate_ensemble(fleet(("mild",) * 3), starts(3), TIMES, plan)
+    assert {found.status for found in together} == {Status.INTERRUPTED}
+    for found in together:
+        assert 0 < float(found.t[-1]) < 2
+        check_log(found)
+
+
+@OURS
+def test_a_step_below_rounding_is_told_in_an_ensemble_as_alone(method):
+    """From t = 0.5 on no step is small enough for the error test."""
+
+    def rough(t, y):
+        return torch.sin(1e18 * y) * 1e12 if t > 0.5 else -y
+
+    field = Field(rough, jacobian=lambda t, y: -torch.eye(2, dtype=y.dtype), symmetric=True)
+    rows = replace(
+        field,
+        function=lambda t, y: torch.stack([rough(s, r) for s, r in zip(t, y, strict=True)]),
+        jacobian=lambda t, y: -torch.eye(2, dtype=y.dtype).expand(len(y), 2, 2),
+        batched=True,
+    )
+    plan = Plan(method, replace(SETTINGS, rtol=1e-4), lambda index: field)
+    together = integrate_ensemble(rows, starts(2), TIMES, plan)
+    for found, theta0 in zip(together, starts(2), strict=True):
+        alone = integrate_field(field, theta0, method, plan.settings, TIMES)
+        for one in (found, alone):
+            assert one.status is Status.STEP_UNDERFLOW
+            assert "the error test fails at the smallest step" in one.message
+            assert float(one.t[-1]) == pytest.approx(0.5, abs=1e-6)

@@ -198,7 +198,7 @@ def test_an_error_test_that_fails_at_the_smallest_step_is_said_so(method):
     state = method.init(field, 1.0, THETA[0], Settings(2.0, 1e-12, 1e-12, first_step=1e-9))
     with pytest.raises(Breakdown, match="fails at the smallest step") as breakdown:
         method.step(field, state)
-    assert breakdown.value.status is Status.METHOD_FAILED
+    assert breakdown.value.status is Status.STEP_UNDERFLOW
 
 
 def test_the_memory_is_put_back_before_every_step():
