@@ -82,10 +82,11 @@ class _GradientFlow:
 
     def _equilibrium(self, theta: Tensor) -> Equilibrium:
         """Solved once for all that is asked at the same tensor in succession."""
-        last: Equilibrium | None = self.memory.last
+        memory = self.memory
+        last: Equilibrium | None = memory.last
         if last is None or last.theta is not theta:
-            last = self.problem.model.equilibrium(theta, self.problem.x, self.memory.value)
-            self.memory.last = last
+            near = last if last is not None and last.preactivation is memory.value else memory.value
+            memory.last = last = self.problem.model.equilibrium(theta, self.problem.x, near)
         return last
 
 

@@ -75,7 +75,21 @@ def test_two_fields_of_one_problem_share_no_state(monkeypatch):
     first(0.0, theta + 0.01)
     second(0.0, theta)
     assert warm[0] is warm[2] is None
-    assert torch.equal(warm[1], solve(theta, problem.x).preactivation)
+    assert torch.equal(warm[1].preactivation, solve(theta, problem.x).preactivation)
+
+
+def test_what_is_known_of_the_warm_start_changes_no_bit():
+    """After a restore of the same values, as from a file, only the preactivations are known."""
+    problem = _problem(activation="tanh")
+    theta = torch.tensor([0.3, 0.4, 0.5], dtype=torch.float64)
+    known, restored = gradient_flow(problem), gradient_flow(problem)
+    for field in (known, restored):
+        field(0.0, theta)
+    restored.memory.restore(restored.memory.value.clone())
+    assert restored.memory.last is None
+    assert known.memory.last is not None
+    assert torch.equal(known(0.0, theta + 0.01), restored(0.0, theta + 0.01))
+    assert torch.equal(known.memory.value, restored.memory.value)
 
 
 def test_all_that_is_asked_at_one_point_takes_one_solve(monkeypatch):

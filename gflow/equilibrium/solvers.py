@@ -37,10 +37,12 @@ class Root:
 
 
 def tracking_newton(
-    residual: Callable[[Tensor], tuple[Tensor, Tensor, Jet]],
+    jet: Callable[[Tensor], Jet],
+    newton_step: Callable[[Tensor, Jet], Tensor],
     start: Tensor,
     bend: float,
     tolerance: float,
+    known: Jet | None = None,
     max_iterations: int = 4,
 ) -> Root | None:
     """Root near a good first guess by plain Newton, without a last evaluation that only checks.
@@ -50,13 +52,17 @@ def tracking_newton(
 
     Parameters
     ----------
-    residual : callable
-        Maps points (..., n) to the residual, its slope and a tuple kept for the caller.
+    jet : callable
+        Maps points (..., n) to what the residual and its slope are made of, and the caller wants.
+    newton_step : callable
+        Maps points and their jets to residual / slope.
     start : Tensor, shape (..., n)
     bend : float
         Half of the largest second derivative of the residual.
     tolerance : float
         Residual, or step, that counts as zero.
+    known : tuple of Tensor, optional
+        The jet at `start`.
     max_iterations : int
 
     Returns
@@ -64,16 +70,16 @@ def tracking_newton(
     Root or None
         None if the guess was not good enough, or something is not finite.
     """
-    point = start
+    point, found = start, jet(start) if known is None else known
     for iteration in range(1, max_iterations + 1):
-        value, slope, jet = residual(point)
-        step = value / slope
+        step = newton_step(point, found)
         size = float(step.abs().amax())
         if size <= tolerance:
-            return Root(point, jet, True, iteration)
+            return Root(point, found, True, iteration)
         point = point - step
+        found = jet(point)
         if size <= NEAR and bend * size * size <= tolerance:
-            return Root(point, residual(point)[2], True, iteration + 1)
+            return Root(point, found, True, iteration + 1)
     return None
 
 

@@ -59,15 +59,17 @@ class Memory:
     value : Tensor or None
         The warm start.
     last : Any
-        What the field keeps of its last point, to be used only where the same tensor comes again.
+        What the field keeps of its last point, to be used only where the same point comes again or
+        the warm start is still from there.
     """
 
     value: Tensor | None = None
     last: Any = None
 
     def restore(self, value: Tensor | None) -> None:
-        """Go back to a warm start, and forget the last point."""
-        self.value, self.last = value, None
+        """Go back to a warm start; the last point is forgotten unless that is from there."""
+        if value is not self.value:
+            self.value, self.last = value, None
 
 
 @dataclass(frozen=True)

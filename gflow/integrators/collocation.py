@@ -104,7 +104,7 @@ class ExponentialCollocation(NativeMethod):
         value, width = state.cache["value"], column(dt, theta)
         by = dense_propagator(state.cache, width, NODES)
         start: list[Term] = [(1, 1.0, by.into(width * value))]
-        change = 0.0
+        change = None
         if "change" in state.cache:
             change = width * state.cache["change"]
             start.append((2, 1.0, by.into(width * change)))
@@ -112,9 +112,11 @@ class ExponentialCollocation(NativeMethod):
         terms = start
         for sweep in SWEEPS:
             increments = by.advance(terms, sweep.places)
-            x = theta.new_tensor(sweep.nodes[sweep.places])[:, None, None]
-            values = stages.values(sweep.places, theta + by.out(increments))
-            remainders = by.remainder(values - value - x * change, increments)
+            differences = stages.values(sweep.places, theta + by.out(increments)) - value
+            if change is not None:
+                x = theta.new_tensor(sweep.nodes[sweep.places])
+                differences = differences - x[:, None, None] * change
+            remainders = by.remainder(differences, increments)
             sources = _combined(sweep.weights, remainders)
             terms = start + [(k, 1.0, source) for k, source in enumerate(sources, start=3)]
         theta1 = theta + by.out(by.advance(terms, END))
@@ -142,10 +144,9 @@ class _Stages:
             return torch.stack([self._value(*each) for each in zip(places, points, strict=True)])
         times = self._t + np.array(NODES.at)[places] * self._dt
         values = self._all(places, lambda: many(times, points[:, 0]))
-        whole = torch.isfinite(values).all(-1).tolist()
-        if not all(whole):  # a lone field says why
-            place = whole.index(False)
-            self._value(places[place], points[place])
+        if not math.isfinite(float(values.sum())):  # a lone field says why
+            for place, point in zip(places, points, strict=True):
+                self._value(place, point)
         return values[:, None]
 
     def _all(self, places: list[int], evaluate: Callable[[], Tensor]) -> Tensor:

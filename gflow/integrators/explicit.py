@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,16 +60,19 @@ class Tableau:
             raise ValueError("the tableau violates its own identities")
 
     @lru_cache(maxsize=8)  # noqa: B019 - tableaus live as long as the program
+    def arrays(self, dtype: Any) -> tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray]:
+        """Rows of a from the second stage on, error weights, and dense weights (D, S)."""
+        rows = tuple(np.array(row, dtype) for row in self.a[1:])
+        return rows, self.error.astype(dtype), np.ascontiguousarray(self.dense.T, dtype)
+
+    @lru_cache(maxsize=8)  # noqa: B019
     def tensors(
         self, dtype: torch.dtype, device: torch.device
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        """Rows of a from the second stage on, error weights, and dense weights (D, S)."""
-        rows = tuple(torch.tensor(row, dtype=dtype, device=device) for row in self.a[1:])
-        error, dense = (
-            torch.tensor(weights, dtype=dtype, device=device)
-            for weights in (self.error, self.dense.T)
-        )
-        return rows, error, dense
+        """The same as tensors."""
+        rows, error, dense = self.arrays(np.dtype(np.float64))
+        made = [torch.as_tensor(each, dtype=dtype, device=device) for each in (*rows, error, dense)]
+        return tuple(made[:-2]), made[-2], made[-1]
 
 
 _POWERS = torch.arange(1, 5)
@@ -96,6 +100,8 @@ class ExplicitPair(NativeMethod):
         self, system: System, t: np.ndarray, dt: np.ndarray, theta: Tensor, state: State
     ) -> Trial:
         """All stages in one tensor, each stage's increment one product with its row."""
+        if len(theta) == 1 and theta.device.type == "cpu":
+            return self._attempt_alone(system, t, float(dt[0]), theta, state)
         tableau, width = self.tableau, column(dt, theta)
         rows_of_a, error_weights, dense_weights = tableau.tensors(theta.dtype, theta.device)
         columns = theta.mT.shape
@@ -114,6 +120,26 @@ class ExplicitPair(NativeMethod):
             return torch.addcmul(theta[rows], width[rows], change)
 
         return Trial(point, error, dense, stages[-1])
+
+    def _attempt_alone(
+        self, system: System, t: np.ndarray, dt: float, theta: Tensor, state: State
+    ) -> Trial:
+        """The same for one row on the CPU, by numpy: its small operations cost a third of torch's."""
+        tableau, start = self.tableau, theta[0].numpy()
+        rows_of_a, error_weights, dense_weights = tableau.arrays(start.dtype)
+        stages = np.empty((len(tableau.c), len(start)), start.dtype)
+        stages[0] = state.cache["value"][0].numpy()
+        point, still = theta, system.field.autonomous
+        for i, row in enumerate(rows_of_a, start=1):
+            point = torch.from_numpy(start + dt * (row @ stages[:i]))[None]
+            stages[i] = system.value(t if still else t + tableau.c[i] * dt, point)[0].numpy()
+        error = torch.from_numpy(dt * (error_weights @ stages))[None]
+
+        def dense(rows: Tensor, x: Tensor) -> Tensor:
+            powers = x.numpy()[:, None] ** np.arange(1, 5)
+            return torch.from_numpy(start + dt * (powers @ dense_weights @ stages))
+
+        return Trial(point, error, dense, torch.from_numpy(stages[-1:]))
 
     def renew(self, system: System, step: BatchStep, trial: Trial, state: State) -> Cache:
         """The last stage of the accepted steps."""

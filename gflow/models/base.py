@@ -85,8 +85,13 @@ class Model(ABC):
         return self
 
     @abstractmethod
-    def equilibrium(self, theta: Tensor, x: Tensor, warm: Tensor | None = None) -> Equilibrium:
-        """Solve the fixed point; `warm` (..., n) is a first guess of the preactivation."""
+    def equilibrium(
+        self, theta: Tensor, x: Tensor, warm: Tensor | Equilibrium | None = None
+    ) -> Equilibrium:
+        """Solve the fixed point.
+
+        `warm` is a first guess of the preactivation (..., n), or the equilibrium that it is from.
+        """
 
     def moments(self, x: Tensor, y: Tensor) -> Moments | None:
         """What the exact gradient of the mean squared error needs to know of the data.

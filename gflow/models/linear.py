@@ -29,7 +29,9 @@ class LinearDEQ(SingleIndexDEQ):
     def __repr__(self) -> str:
         return f"LinearDEQ(dim={self.dim})"
 
-    def equilibrium(self, theta: Tensor, x: Tensor, warm: Tensor | None = None) -> Equilibrium:
+    def equilibrium(
+        self, theta: Tensor, x: Tensor, warm: Tensor | Equilibrium | None = None
+    ) -> Equilibrium:
         """y = theta1 . x / (1 - theta2)."""
         valid = self.admissible(theta)
         gap = torch.where(valid, 1.0 - theta[..., -1], torch.nan)[..., None]

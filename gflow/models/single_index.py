@@ -114,13 +114,18 @@ class SingleIndexDEQ(Model):
         one_sign: Tensor = (first * last > 0)[..., 0]
         return one_sign & torch.isfinite(theta.sum(-1))
 
-    def equilibrium(self, theta: Tensor, x: Tensor, warm: Tensor | None = None) -> Equilibrium:
+    def equilibrium(
+        self, theta: Tensor, x: Tensor, warm: Tensor | Equilibrium | None = None
+    ) -> Equilibrium:
         """Solve F(s) = s - theta1.x - theta2 sigma(s) = 0 by Newton in s, safeguarded if need."""
         valid = self.admissible(theta)
         everywhere = bool(valid.all())
         safe = theta if everywhere else torch.where(valid[..., None], theta, 0.0)
         linear, theta2 = project(safe[..., :-1], x), safe[..., -1:]
-        root = None if warm is None else self._track(linear, theta2, warm)
+        known = None
+        if isinstance(warm, Equilibrium):
+            known, warm = (warm.output, warm.slope), warm.preactivation
+        root = None if warm is None else self._track(linear, theta2, warm, known)
         if root is None:
             start = linear if warm is None else torch.where(torch.isfinite(warm), warm, linear)
             root, reached = self._search(linear, theta2, start)
@@ -131,21 +136,25 @@ class SingleIndexDEQ(Model):
             output = torch.where(valid[..., None], output, torch.nan)
         return Equilibrium(theta, output, root.point, slope, valid)
 
-    def _track(self, linear: Tensor, theta2: Tensor, warm: Tensor) -> Root | None:
-        """The root near a warm start, None if that is not near enough."""
+    def _track(
+        self, linear: Tensor, theta2: Tensor, warm: Tensor, known: Jet | None
+    ) -> Root | None:
+        """The root near a warm start whose jet may be known, None if that is not near enough."""
         activation, one = self.activation, linear.new_ones(())
         if math.isinf(activation.curvature_max):
             return None
         largest = float(theta2.abs().amax())
         bend, steepest = 0.5 * largest * activation.curvature_max, 1 + largest * activation.steepest
 
-        def residual(s: Tensor) -> tuple[Tensor, Tensor, Jet]:
-            value, slope = jet = activation.jet(s, 1)
+        def newton_step(s: Tensor, jet: Jet) -> Tensor:
+            value, slope = jet
             gap = torch.addcmul(s - linear, theta2, value, value=-1)
-            return gap, torch.addcmul(one, theta2, slope, value=-1), jet
+            return gap.div_(torch.addcmul(one, theta2, slope, value=-1))
 
-        rounding = 8.0 * torch.finfo(linear.dtype).eps
-        return tracking_newton(residual, warm, bend, rounding / steepest)
+        tolerance = 8.0 * torch.finfo(linear.dtype).eps / steepest
+        return tracking_newton(
+            lambda s: activation.jet(s, 1), newton_step, warm, bend, tolerance, known
+        )
 
     def _search(self, linear: Tensor, theta2: Tensor, start: Tensor) -> tuple[Root, Tensor | None]:
         """The root from anywhere, and which rows reached it (None: all did)."""

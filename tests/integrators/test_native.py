@@ -144,7 +144,8 @@ def test_a_row_is_as_a_lone_run():
             state, step = method.advance(BATCHED, state)
             lone, alone = method.advance(LONE, lone)
             assert step.ratio[1] == pytest.approx(alone.ratio[0], rel=1e-6)
-            assert torch.allclose(step.theta1[1], alone.theta1[0], rtol=1e-12, atol=1e-14)
+            # The ratios' rounding moves the steps, and so the times that theta belongs to.
+            assert torch.allclose(step.theta1[1], alone.theta1[0], rtol=1e-9, atol=1e-14)
 
 
 @each_method
