@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ def tracking_newton(
     bend: float,
     tolerance: float,
     known: Jet | None = None,
-    max_iterations: int = 4,
+    max_iterations: int = 7,
 ) -> Root | None:
     """Root near a good first guess by plain Newton, without a last evaluation that only checks.
 
@@ -74,6 +75,8 @@ def tracking_newton(
     for iteration in range(1, max_iterations + 1):
         step = newton_step(point, found)
         size = float(step.abs().amax())
+        if not math.isfinite(size):
+            return None
         if size <= tolerance:
             return Root(point, found, True, iteration)
         point = point - step

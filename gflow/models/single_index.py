@@ -125,7 +125,7 @@ class SingleIndexDEQ(Model):
         known = None
         if isinstance(warm, Equilibrium):
             known, warm = (warm.output, warm.slope), warm.preactivation
-        root = None if warm is None else self._track(linear, theta2, warm, known)
+        root = self._track(linear, theta2, linear if warm is None else warm, known)
         if root is None:
             start = linear if warm is None else torch.where(torch.isfinite(warm), warm, linear)
             root, reached = self._search(linear, theta2, start)
@@ -137,9 +137,9 @@ class SingleIndexDEQ(Model):
         return Equilibrium(theta, output, root.point, slope, valid)
 
     def _track(
-        self, linear: Tensor, theta2: Tensor, warm: Tensor, known: Jet | None
+        self, linear: Tensor, theta2: Tensor, start: Tensor, known: Jet | None
     ) -> Root | None:
-        """The root near a warm start whose jet may be known, None if that is not near enough."""
+        """The root near a start whose jet may be known, None if that is not near enough."""
         activation, one = self.activation, linear.new_ones(())
         if math.isinf(activation.curvature_max):
             return None
@@ -153,7 +153,7 @@ class SingleIndexDEQ(Model):
 
         tolerance = 8.0 * torch.finfo(linear.dtype).eps / steepest
         return tracking_newton(
-            lambda s: activation.jet(s, 1), newton_step, warm, bend, tolerance, known
+            lambda s: activation.jet(s, 1), newton_step, start, bend, tolerance, known
         )
 
     def _search(self, linear: Tensor, theta2: Tensor, start: Tensor) -> tuple[Root, Tensor | None]:
