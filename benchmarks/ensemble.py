@@ -94,7 +94,7 @@ def gflow_contenders(flows: Ensemble) -> dict[str, Solve]:
 
         return solve
 
-    return {f"gflow {method}": solver(method) for method in ("tsit5", "auto")}
+    return {f"gflow {method}": solver(method) for method in ("tsit5", "expcol8", "auto")}
 
 
 def peers(flows: Ensemble, asked: Options) -> Iterator[tuple[str, Solve]]:
