@@ -38,11 +38,11 @@ auto is no method: it chooses one by the number of parameters, the stiffness tha
 start, the tolerance and the device:
 
   not stiff                 tsit5, handing over to a stiff method if the flow turns out stiff
-  stiff, P up to 500        expcol8; exprb43 for rtol of 1e-4 and more; on the CPU LSODA for an
-                            unsymmetric Jacobian of more than 50 parameters
+  stiff, P up to 500        expcol8; exprb43 for kinks and single precision; on the CPU LSODA for
+                            P above 200, or 50 where the Jacobian is not symmetric
   rtol below 1e-7           expcol8 even if not stiff, if P is up to 50; on the CPU LSODA then if
                             P is up to 500
-  stiff, P above 500        rkc2; rkc4 for rtol below 1e-4
+  stiff, P above 500        rkc2; rkc4 for rtol below 1e-4 if the flow is smooth
   ensembles                 tsit5 or the stiff method for all rows at once; rows that turn out
                             stiff go on with the latter
 
@@ -56,6 +56,8 @@ The run records what it chose and why; `gflow show` tells it.
 def methods(name: str | None, as_json: bool) -> None:
     """List the integrators, or describe the one called NAME."""
     if name is not None and name.lower() == "auto":
+        if as_json:
+            raise click.UsageError("auto is no method and has no figures; leave out --json.")
         click.echo(AUTO, nl=False)
         return
     from gflow.integrators.registry import METHODS, resolve

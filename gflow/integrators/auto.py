@@ -22,12 +22,14 @@ TIGHT = 1e-7
 STABLE = 3.5
 """Step times rate at which tsit5 leaves its region of stability."""
 ACCURATE = 1e-4
-"""Tolerances below this cost less by rkc4 than by rkc2, and by expcol8 than by exprb43."""
+"""Tolerances below this cost fewer gradients by rkc4 than by rkc2."""
 LARGE = 50
 """Parameters beyond which exponentials of unsymmetric matrices cost more than implicit steps.
 
 Where the flow is not stiff, those beyond which Hessians do.
 """
+FACTORISED = 200
+"""Parameters beyond which LSODA's occasional factors cost less than eigenvectors at each step."""
 MANY = 64
 """Rows from which an exponential step costs several explicit ones: eigenvalues come one by one."""
 
@@ -135,6 +137,9 @@ def _lone_choice(
         return _watched(field, theta0, rtol), reason
     if on_host and not field.symmetric and size > LARGE:
         return METHODS["scipy:LSODA"], f"stiff ({measured}) and the Jacobian is not symmetric"
+    if on_host and size > FACTORISED:
+        reason = f"stiff ({measured}) and P = {size} makes eigenvectors dearer than factors"
+        return METHODS["scipy:LSODA"], reason
     other, _ = _other(field, theta0, rtol)
     why = "allows the exact Jacobian" if size <= DENSE_LIMIT else "is too many for a dense one"
     return other, f"stiff ({measured}) and P = {size} {why}"
@@ -143,8 +148,9 @@ def _lone_choice(
 def _other(field: Field, theta0: Tensor, rtol: float) -> tuple[NativeMethod, StiffnessWatch]:
     """The native method for stiff flows, and when it should take over."""
     if field.jacobian is None or theta0.shape[-1] > DENSE_LIMIT:
-        return _native("rkc4" if rtol < ACCURATE else "rkc2"), StiffnessWatch(_steps(rtol))
-    if rtol < ACCURATE and field.smooth:
+        name = "rkc4" if rtol < ACCURATE and field.smooth else "rkc2"
+        return _native(name), StiffnessWatch(_steps(rtol))
+    if field.smooth and theta0.dtype == torch.float64:
         return _native("expcol8"), StiffnessWatch(5.0 * rtol**-0.125)
     many = theta0.ndim == 2 and len(theta0) >= MANY
     return _native("exprb43"), StiffnessWatch(_steps(rtol) * (2.0 if many else 1.0))

@@ -211,15 +211,13 @@ class Batch:
     def _begin(self, state: State) -> None:
         """Let go of the rows that have no value where they begin, or meet a rule there."""
         leaving = ~torch.isfinite(state.cache["value"]).all(-1).cpu().numpy()
-        meeting = np.zeros(len(leaving), dtype=bool)
         if self.plan.met is not None:
-            meeting = ~leaving & self.plan.met(self.ids, state.t, state.theta)
-            leaving |= meeting
-        met = self.ids[meeting]
+            leaving |= self.plan.met(self.ids, state.t, state.theta)
+        gone = self.ids[leaving]
         if leaving.any():
             self._leave(leaving, state, self.alone)
             self._select(state, np.flatnonzero(~leaving))
-        self._locate(met)
+        self._locate(gone)
 
     def _advance(self, before: State) -> None:
         running = before.t < self.settings.t_end

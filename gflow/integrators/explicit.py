@@ -124,7 +124,7 @@ class ExplicitPair(NativeMethod):
     def _attempt_alone(
         self, system: System, t: np.ndarray, dt: float, theta: Tensor, state: State
     ) -> Trial:
-        """The same for one row on the CPU, by numpy: its small operations cost a third of torch's."""
+        """The same for one row on the CPU, by numpy, whose small operations cost a third."""
         tableau, start = self.tableau, theta[0].numpy()
         rows_of_a, error_weights, dense_weights = tableau.arrays(start.dtype)
         stages = np.empty((len(tableau.c), len(start)), start.dtype)

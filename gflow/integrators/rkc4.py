@@ -19,7 +19,8 @@ from gflow.integrators.system import System, column
 class RKC4(StabilizedMethod):
     """Stages by a Chebyshev recurrence, weights that give ROCK4's stability polynomial.
 
-    See :mod:`gflow.integrators.rkc4_tableau` for the derivation and its sources.
+    See :mod:`gflow.integrators.rkc4_tableau` for the derivation and its sources. No weighted stage
+    lies in the last tenth or so of a step, where the estimate is therefore blind to jumps.
     """
 
     info = MethodInfo(
@@ -29,7 +30,7 @@ class RKC4(StabilizedMethod):
         adaptive=True,
         implicit=False,
         any_device=True,
-        advice="stiff flows of many parameters, from gradients alone; tight tolerances",
+        advice="stiff smooth flows of many parameters, from gradients alone; tight tolerances",
         source="stages of our own; stability polynomial of Abdulle (2002)",
         evaluations=10,
     )

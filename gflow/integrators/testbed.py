@@ -87,5 +87,41 @@ def tracking(rate: float = 20.0, t_end: float = 10.0) -> Case:
     )
 
 
+def valley(rate: float = 1000.0, drift: float = 0.1, t_end: float = 9.0) -> Case:
+    """The flow down a narrow valley that turns: stiff, and its eigenvectors turn along the way.
+
+    The potential is rate (r - 1)^2 / 2 - drift phi in polar coordinates, so that r' = -rate (r - 1)
+    and phi' = drift / r^2. With r = 1 + d exp(-rate t) and u = exp(rate t), the angle is
+    (drift / rate) (log(u + d) + d / (u + d)) but for a constant.
+    """
+    radius, angle = 1.3, 0.35
+    start = radius * torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)
+
+    def polar(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r = torch.linalg.vector_norm(y)
+        outward = y / r
+        return r, outward, torch.stack([-outward[1], outward[0]])
+
+    def field(t: float, y: Tensor) -> Tensor:
+        r, outward, along = polar(y)
+        return -rate * (r - 1) * outward + drift / r * along
+
+    def jacobian(t: float, y: Tensor) -> Tensor:
+        r, outward, along = polar(y)
+        mixed = torch.outer(outward, along)
+        bent = rate * (r - 1) / r * torch.outer(along, along) + drift / r**2 * (mixed + mixed.T)
+        return -rate * torch.outer(outward, outward) - bent
+
+    def exact(t: Tensor) -> Tensor:
+        gap = (radius - 1) * torch.exp(-rate * t)
+        # log(u + d) + d / (u + d), with u = exp(rate t) taken out of the logarithm
+        turned = rate * t + torch.log1p(gap) + gap / (1 + gap)
+        begun = math.log(radius) + (radius - 1) / radius
+        phi = angle + drift / rate * (turned - begun)
+        return (1 + gap)[:, None] * torch.stack([torch.cos(phi), torch.sin(phi)], dim=-1)
+
+    return Case("valley", Field(field, jacobian=jacobian, symmetric=True), start, t_end, exact)
+
+
 CASES: tuple[Callable[[], Case], ...] = (decay, cubic, tracking)
 """The problems of the reliability contract's rule on tolerances."""

@@ -113,8 +113,10 @@ def test_no_difference_in_time_looks_beyond_the_point():
         return y * t
 
     System(Field(clock)).time_derivative(TIMES, THETA, 0 * THETA)
-    assert 0 < seen[0] < 1e-7
-    assert all(aside < t for aside, t in zip(seen[1:], TIMES[1:], strict=True))
+    near, far = np.array(seen).reshape(2, -1)
+    assert 0 < near[0] < far[0] < 2e-5
+    assert (far[1:] < near[1:]).all()
+    assert (near[1:] < TIMES[1:]).all()
 
 
 @each_method
