@@ -1,7 +1,7 @@
 """Exponential collocation: Rosenbrock-type exponential methods of high order by sweeps.
 
 With the Jacobian J at the step's start, F = J theta + g and D(U) = g(U) - g(theta), the variation
-of constants (Hochbruck & Ostermann, Acta Numerica 19 (2010), equations 2.23 and 2.69) gives
+of constants (Hochbruck & Ostermann, Acta Numerica 19 (2010) 209-286, section 2.4) gives
 
     theta(x h) = theta + x h phi_1(x h J) F + integral_0^x e^((x - s) h J) h D(theta(s h)) ds.
 
@@ -15,8 +15,7 @@ estimate are derived here.
 
 The nodes are those of the quadrature for the weight s^2 with one node at the end, by which the
 order of non-stiff components is higher still. The error estimate is the term of the highest order,
-or what the sweeps may have left if that is more; both are of order 7.
-A field with a time derivative v adds h^2 x^2 phi_2(x h J) v, and leaves x h v out of D.
+or what the sweeps may have left if that is more; both are of order 7. A field with a time derivative v adds h^2 x^2 phi_2(x h J) v, and leaves x h v out of D.
 """
 
 from __future__ import annotations

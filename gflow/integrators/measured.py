@@ -36,7 +36,7 @@ MEASURED: dict[str, tuple[float, float]] = {
 
 COSTS: dict[str, tuple[int, int, int, int]] = {
     "native:exprb43": (925, 306, 27, 7),
-    "native:expcol8": (352, 27, 73, 6),
+    "native:expcol8": (352, 27, 79, 6),
     "native:tsit5": (1718, 0, 17390, 0),
     "native:rkc2": (16733, 0, 23006, 0),
     "native:rkc4": (3241, 0, 3301, 0),
