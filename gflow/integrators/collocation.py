@@ -15,7 +15,7 @@ estimate are derived here.
 
 The nodes are those of the quadrature for the weight s^2 with one node at the end, by which the
 order of non-stiff components is higher still. The error estimate is the term of the highest order,
-or what the sweeps may have left if that is more; both are of order 7. A field with a time derivative v adds h^2 x^2 phi_2(x h J) v, and leaves x h v out of D.
+or what the sweeps may have left if that is more; both go as h^8. A field with a time derivative v adds h^2 x^2 phi_2(x h J) v, and leaves x h v out of D.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class ExponentialCollocation(NativeMethod):
 def _left_by_sweeps(before: Tensor, last: Tensor) -> Tensor:
     """What the sweeps left of the error (B, P), from what the last two changed at the step's end.
 
-    Where all is smooth it is of order 8, as the other estimate; where the eigenvectors turn, sweeps
+    Where all is smooth it goes as h^8, as the other estimate; where the eigenvectors turn, sweeps
     converge slowly, and it is this that is seen. The next change would be smaller by their ratio;
     twice its root is taken to be on the safe side.
     """
