@@ -15,7 +15,8 @@ estimate are derived here.
 
 The nodes are those of the quadrature for the weight s^2 with one node at the end, by which the
 order of non-stiff components is higher still. The error estimate is the term of the highest order,
-or what the sweeps may have left if that is more; both go as h^8. A field with a time derivative v adds h^2 x^2 phi_2(x h J) v, and leaves x h v out of D.
+or what the sweeps may have left if that is more; both go as h^8. A field with a time derivative v
+adds h^2 x^2 phi_2(x h J) v, and leaves x h v out of D.
 """
 
 from __future__ import annotations
