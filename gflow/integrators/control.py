@@ -52,5 +52,6 @@ class Controller:
         accepted = ratio <= 1.0
         steady = np.where(ratio < self.far, plain, smooth)
         factor = np.where(accepted, steady, np.minimum(plain, SAFETY))
-        factor = np.minimum(np.maximum(factor, SHRINK_MOST), np.where(retrying, 1.0, self.grow_most))
+        most = np.where(retrying, 1.0, self.grow_most)
+        factor = np.minimum(np.maximum(factor, SHRINK_MOST), most)
         return np.where(np.isnan(ratio), BROKEN, factor)
