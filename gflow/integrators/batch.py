@@ -23,6 +23,7 @@ from gflow.integrators.base import Field, Halt, Settings
 from gflow.integrators.driver import BLOW_UP, FOREVER, Observer, Target, integrate_field
 from gflow.integrators.meter import Meter
 from gflow.integrators.native import BatchStep, NativeMethod, State
+from gflow.integrators.rest import Rest
 from gflow.integrators.trajectory import LOG_COLUMNS, SNAP, StepLog, Trajectory
 from gflow.status import Status
 
@@ -149,6 +150,7 @@ class Batch:
         self.failures = np.zeros(len(origin.ids), dtype=int)
         self.solves = self.attempts = 0
         self.interrupted = False
+        self.rest: Rest | None = None
         self.log: list[tuple[np.ndarray, np.ndarray]] = []
         self.ended: dict[int, Ended] = {}
         self.alone: dict[int, Ended] = {}
@@ -166,6 +168,8 @@ class Batch:
             self.state = plan.method.start(
                 self.field, origin.t, origin.theta, self.settings, origin.dt
             )
+            if math.isinf(self.settings.t_end):
+                self.rest = Rest(self.state.t, self.state.theta, self.settings)
             self._begin(self.state)
             while len(self.ids) and self.attempts < plan.max_steps:
                 self._advance(self.state)
@@ -252,6 +256,10 @@ class Batch:
         trouble = running & ~leaving & ~finished & self._troubled(state)
         self._leave(trouble, state, self.alone)
         gone = leaving | trouble
+        if self.rest is not None:
+            resting = self.rest(state.t, state.theta) & running & ~gone
+            self._leave(resting, state, self.ended, Status.STALLED)
+            gone |= resting
         if self.plan.switch is not None:
             moving = self.plan.switch(self.field, state, self.attempts) & ~finished & ~gone
             self._leave(moving, state, self.moved)
@@ -261,10 +269,16 @@ class Batch:
             self._leave(finished & ~gone, state, self.ended)
             self._select(state, np.flatnonzero(keep))
 
-    def _leave(self, rows: np.ndarray, state: State, where: dict[int, Ended]) -> None:
+    def _leave(
+        self,
+        rows: np.ndarray,
+        state: State,
+        where: dict[int, Ended],
+        status: Status = Status.T_END,
+    ) -> None:
         for row in np.flatnonzero(rows):
             t, theta, dt = float(state.t[row]), state.theta[row], float(state.dt[row])
-            where[int(self.ids[row])] = Ended(Status.T_END, t, theta, dt)
+            where[int(self.ids[row])] = Ended(status, t, theta, dt)
 
     def _troubled(self, state: State) -> np.ndarray:
         smallest = 4 * np.spacing(np.maximum(state.t, 1e-300))
@@ -277,6 +291,8 @@ class Batch:
     def _select(self, state: State, rows: np.ndarray) -> None:
         self.state = state.select(rows)
         self.ids, self.failures, self.size = self.ids[rows], self.failures[rows], self.size[rows]
+        if self.rest is not None:
+            self.rest.select(rows)
         if self.field.select is not None and len(rows):
             part = self.field.select(torch.as_tensor(rows, device=state.theta.device))
             self.meter = self.meter.on(part)

@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
 from gflow.integrators.base import Attempt, Breakdown, Field, Halt, Method, Settings, Step
 from gflow.integrators.meter import Meter, finite
+from gflow.integrators.rest import Rest
 from gflow.integrators.trajectory import (
     LoggedStep,
     Path,
@@ -96,6 +98,8 @@ class _Run:
     ) -> tuple[Status, str]:
         """Step until a verdict is due."""
         state, first_step = None, self.settings.first_step
+        endless = math.isinf(self.settings.t_end)
+        rest = Rest(np.array([self.t]), self.theta[None], self.settings) if endless else None
         try:
             if met := self._met(targets):
                 return met, ""
@@ -125,6 +129,8 @@ class _Run:
                     return status, ""
                 if self._growth() > BLOW_UP:
                     return Status.DIVERGED, f"|theta| grew by a factor of {self._growth():.3g}"
+                if rest is not None and rest(np.array([self.t]), self.theta[None])[0]:
+                    return Status.STALLED, ""
         except Halt as halt:
             return halt.status, ""
         except KeyboardInterrupt:

@@ -75,7 +75,7 @@ def test_an_endless_trajectory_that_no_rule_ends_is_stalled():
     settings, kinds = replace(SETTINGS, t_end=math.inf), ("mild", "mild")
     together = sail(kinds, EXPRB43, settings, TIMES, targets=targets, met=met)
     assert [found.status for found in together] == [Status.STALLED, Status.LOSS]
-    assert "it has come to t = " in together[0].message
+    assert 1e4 < float(together[0].t[-1]) < 1e12
     assert torch.equal(together[0].t[:-1], TIMES)
 
 
