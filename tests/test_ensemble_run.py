@@ -228,6 +228,13 @@ def test_endless_flows_of_several_shapes_and_ways_share_one_grid() -> None:
         np.testing.assert_array_equal(np.isfinite(member.loss), saves <= end)
 
 
+def _check_that_six_kept_their_part(flow: Any) -> None:
+    assert (flow.t_final[:6] > 0).all()
+    assert (flow.loss_final[:6] < flow.loss[:6, 0]).all()
+    inside = flow.time.values <= flow.t_final.values[:, None]
+    np.testing.assert_array_equal(np.isfinite(flow.theta).all("parameter"), inside)
+
+
 @pytest.mark.parametrize("t_end", [1e9, math.inf])
 def test_an_interruption_keeps_what_every_row_has_done(
     monkeypatch: pytest.MonkeyPatch, t_end: float
@@ -245,10 +252,7 @@ def test_an_interruption_keeps_what_every_row_has_done(
     tree = gflow.integrate(tanh(), starts, t_end, progress=report, **arguments)
     flow = tree["flow"].to_dataset()
     assert flow.status.values.tolist() == ["interrupted"] * 6 + ["loss"]
-    assert (flow.t_final[:6] > 0).all()
-    assert (flow.loss_final[:6] < flow.loss[:6, 0]).all()
-    inside = flow.time.values <= flow.t_final.values[:, None]
-    np.testing.assert_array_equal(np.isfinite(flow.theta).all("parameter"), inside)
+    _check_that_six_kept_their_part(flow)
     assert math.isnan(seen[0].fraction) == math.isinf(t_end)
     gflow.validate(tree)
 
@@ -260,10 +264,7 @@ def test_the_wall_limit_keeps_what_every_row_has_done(t_end: float) -> None:
     tree = gflow.integrate(tanh(), starts, t_end, method="tsit5", stop=stop, times=9, rtol=1e-10)
     flow = tree["flow"].to_dataset()
     assert flow.status.values.tolist() == ["wall_limit"] * 6 + ["loss"]
-    assert (flow.t_final[:6] > 0).all()
-    assert (flow.loss_final[:6] < flow.loss[:6, 0]).all()
-    inside = flow.time.values <= flow.t_final.values[:, None]
-    np.testing.assert_array_equal(np.isfinite(flow.theta).all("parameter"), inside)
+    _check_that_six_kept_their_part(flow)
     gflow.validate(tree)
 
 

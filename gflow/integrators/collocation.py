@@ -36,7 +36,7 @@ from torch import Tensor
 from gflow.integrators.base import MethodInfo
 from gflow.integrators.control import Controller
 from gflow.integrators.native import Cache, NativeMethod, State, Trial
-from gflow.integrators.propagators import Nodes, Term, decomposed, dense_propagator
+from gflow.integrators.propagators import Nodes, Term, dense_propagator, linearised
 from gflow.integrators.system import System, column
 
 HIGHEST = 8
@@ -91,10 +91,7 @@ class ExponentialCollocation(NativeMethod):
 
     def prepare(self, system: System, t: np.ndarray, theta: Tensor) -> Cache:
         """The field, its time derivative and its Jacobian."""
-        value, jacobian = system.linearise(t, theta)
-        cache = decomposed(jacobian, system.field.symmetric)
-        change = system.time_derivative(t, theta, value)
-        return cache | {"value": value} | ({} if change is None else {"change": change})
+        return linearised(system, t, theta)
 
     def attempt(
         self, system: System, t: np.ndarray, dt: np.ndarray, theta: Tensor, state: State

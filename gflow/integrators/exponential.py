@@ -33,8 +33,8 @@ from gflow.integrators.propagators import (
     Nodes,
     Propagator,
     Term,
-    decomposed,
     dense_propagator,
+    linearised,
 )
 from gflow.integrators.stiffness import DENSE_LIMIT
 from gflow.integrators.system import System, column
@@ -69,14 +69,8 @@ class Exprb43(NativeMethod):
 
     def prepare(self, system: System, t: np.ndarray, theta: Tensor) -> Cache:
         """The field, its time derivative and, up to DENSE_LIMIT parameters, its Jacobian."""
-        cache: dict[str, Tensor] = {}
-        if theta.shape[-1] > DENSE_LIMIT and system.field.jvp is not None:
-            value = system.value(t, theta)
-        else:
-            value, jacobian = system.linearise(t, theta)
-            cache = decomposed(jacobian, system.field.symmetric)
-        change = system.time_derivative(t, theta, value)
-        return cache | {"value": value} | ({} if change is None else {"change": change})
+        dense = theta.shape[-1] <= DENSE_LIMIT or system.field.jvp is None
+        return linearised(system, t, theta, dense)
 
     def attempt(
         self, system: System, t: np.ndarray, dt: np.ndarray, theta: Tensor, state: State

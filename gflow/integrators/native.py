@@ -29,6 +29,7 @@ from torch import Tensor
 
 from gflow.integrators.base import Attempt, Breakdown, Field, Method, Settings, Step
 from gflow.integrators.control import Controller
+from gflow.integrators.norms import error_ratios, scaled_norm
 from gflow.integrators.system import System, column
 from gflow.status import Status
 
@@ -203,7 +204,7 @@ class NativeMethod(Method):
         last = STRETCH * state.dt >= left
         dt = np.where(last, left, state.dt)
         trial = self.attempt(system, state.t, dt, state.theta, state)
-        ratio = _ratios(trial, state.theta, settings)
+        ratio = error_ratios(trial.error, state.theta, trial.theta, settings)
         if state.branch is not None and field.branch is not None:
             jumped = field.branch(trial.theta) != state.branch
             ratio = np.where(jumped.cpu().numpy(), np.nan, ratio)
@@ -300,33 +301,6 @@ def _kept(step: BatchStep, new: Any, old: Any) -> Any:
     if isinstance(new, np.ndarray):
         return np.where(step.accepted, new, old)
     return merge(step, new, old)
-
-
-def scaled_norm(vector: Tensor, scale: Tensor) -> np.ndarray:
-    """RMS (B,) of vector / scale over the parameters, on the host."""
-    if vector.device.type == "cpu":  # numpy costs half for the few numbers of a lone trajectory
-        return _scaled_norm(vector.numpy(), scale.numpy())
-    scaled = vector / scale
-    square = (scaled * scaled).sum(-1) / vector.shape[-1]  # the norm is slow along columns
-    return np.asarray(np.sqrt(square.cpu().numpy().astype(np.float64)))
-
-
-def _scaled_norm(vector: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    with np.errstate(all="ignore"):
-        scaled = vector / scale
-        mean = (scaled * scaled).sum(-1) / vector.shape[-1]
-        return np.asarray(np.sqrt(mean.astype(np.float64)))
-
-
-def _ratios(trial: Trial, theta: Tensor, settings: Settings) -> np.ndarray:
-    atol, rtol = settings.atol, settings.rtol
-    if theta.device.type == "cpu":
-        before, after = np.abs(theta.numpy()), np.abs(trial.theta.numpy())
-        ratio = _scaled_norm(trial.error.numpy(), atol + rtol * np.maximum(before, after))
-    else:
-        size = torch.maximum(theta.abs(), trial.theta.abs())
-        ratio = scaled_norm(trial.error, atol + rtol * size)
-    return np.where(np.isfinite(ratio), ratio, np.nan)
 
 
 def _first_step(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gflow.integrators.phi import phi_arrays, phi_functions, phi_products
+from gflow.integrators.system import System
 
 Array = NDArray[Any]
 Term = tuple[int, float, Any]
@@ -71,16 +72,28 @@ class DensePropagator(Propagator, Protocol):
         """Sum of the terms at a node of the step, or at several."""
 
 
-def decomposed(jacobian: Tensor, symmetric: bool) -> dict[str, Tensor]:
-    """What :func:`dense_propagator` needs of Jacobians (B, P, P), whatever the step."""
-    if not symmetric:
-        return {"jacobian": jacobian}
-    values, vectors = eigenpairs(jacobian)
-    return {"eigenvalues": values, "eigenvectors": vectors}
+def linearised(
+    system: System, t: np.ndarray, theta: Tensor, dense: bool = True
+) -> dict[str, Tensor]:
+    """The field at points (B, P) (``value``), its time derivative (``change``), if it has one.
+
+    If `dense`, also what :func:`dense_propagator` needs of the Jacobian, whatever the step.
+    """
+    cache: dict[str, Tensor] = {}
+    if dense:
+        value, jacobian = system.linearise(t, theta)
+        if system.field.symmetric:
+            cache["eigenvalues"], cache["eigenvectors"] = eigenpairs(jacobian)
+        else:
+            cache["jacobian"] = jacobian
+    else:
+        value = system.value(t, theta)
+    change = system.time_derivative(t, theta, value)
+    return cache | {"value": value} | ({} if change is None else {"change": change})
 
 
 def dense_propagator(cache: Mapping[str, Any], width: Tensor, nodes: Nodes) -> DensePropagator:
-    """The propagator for what :func:`decomposed` returned and steps h (B, 1)."""
+    """The propagator for what :func:`linearised` returned and steps h (B, 1)."""
     if "jacobian" in cache:
         return MatrixPropagator(cache["jacobian"], width, nodes)
     alone = len(width) == 1 and width.device.type == "cpu"

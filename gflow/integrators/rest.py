@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gflow.integrators.base import Settings
-from gflow.integrators.native import scaled_norm
+from gflow.integrators.norms import scaled_norm
 
 GROWTH = 4.0
 """Factor on t between two looks."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
+from mixed import Mixed, linear_with_a_drifting_source
 
 import gflow
 import gflow.integrators.collocation as collocation
@@ -18,48 +17,7 @@ from gflow.integrators.collocation import EXPCOL8, NODES, SWEEPS
 from gflow.integrators.driver import integrate_field
 from gflow.integrators.system import System
 
-SIZE = 6
-SIGNS = torch.tensor([1.0, -1.0, -1.0, 1.0, -1.0, 1.0], dtype=torch.float64)
-BEND = -0.4
 STEPS = 2.0 ** -np.arange(0.0, 2.1, 0.5)
-
-
-def _mix(symmetric):
-    rng = np.random.default_rng(6)
-    turn = np.linalg.qr(rng.normal(size=(SIZE, SIZE)))[0]
-    mix = turn if symmetric else turn + 0.3 * np.triu(rng.normal(size=(SIZE, SIZE)))
-    return torch.tensor(mix), torch.tensor(np.linalg.inv(mix))
-
-
-class _Logistic:
-    """z_i' = +-cosh(wt) z_i (1 + bend z_i) with z_i(0) = 1/2, and theta = M z: both signs."""
-
-    def __init__(self, symmetric, frequency):
-        self.mix, self.back = _mix(symmetric)
-        self.frequency = frequency
-        self.field = Field(
-            lambda t, y: self.mix @ (math.cosh(frequency * t) * self._rate(self.back @ y)),
-            jacobian=self._jacobian,
-            time_derivative=self._change if frequency else None,
-            symmetric=symmetric,
-            autonomous=frequency == 0,
-        )
-
-    def _rate(self, z):
-        return SIGNS * z * (1 + BEND * z)
-
-    def _jacobian(self, t, y):
-        slope = math.cosh(self.frequency * t) * SIGNS * (1 + 2 * BEND * (self.back @ y))
-        return self.mix @ torch.diag(slope) @ self.back
-
-    def _change(self, t, y):
-        rate = self._rate(self.back @ y)
-        return self.mix @ (self.frequency * math.sinh(self.frequency * t) * rate)
-
-    def exact(self, t):
-        clock = math.sinh(self.frequency * t) / self.frequency if self.frequency else t
-        growth = 0.5 * torch.exp(SIGNS * clock)
-        return self.mix @ (growth / (1 + 0.5 * BEND - BEND * growth))
 
 
 def _one_step(field, theta0, h, t=0.0):
@@ -68,7 +26,7 @@ def _one_step(field, theta0, h, t=0.0):
 
 
 def _orders(symmetric, frequency, **offered):
-    problem, errors = _Logistic(symmetric, frequency), []
+    problem, errors = Mixed(symmetric, frequency, bend=-0.4, start=0.5), []
     field = replace(problem.field, **offered)
     for h in STEPS:
         step = _one_step(field, problem.exact(0.1), float(h), 0.1)
@@ -127,23 +85,11 @@ def test_the_nodes_are_in_order_and_end_with_the_step():
 @pytest.mark.parametrize("scale", [1.0, 1e3])
 def test_a_linear_field_is_exact_in_one_step_of_any_length(symmetric, scale):
     """With a source that is linear in time; the eigenvalues have both signs."""
-    mix, back = _mix(symmetric)
-    matrix = mix @ torch.diag(torch.tensor([0.7, 0.0, -1.0, -0.1, -scale, 0.3]).double()) @ back
-    drift, shift = torch.linspace(-1, 1, SIZE).double(), torch.linspace(1, 2, SIZE).double()
-    field = Field(
-        lambda t, y: matrix @ y + shift + t * drift,
-        jacobian=lambda t, y: matrix,
-        time_derivative=lambda t, y: drift,
-        symmetric=symmetric,
-    )
-    h, theta0 = 3.0, torch.ones(SIZE, dtype=torch.float64)
-    block = np.zeros((SIZE + 2,) * 2)  # the state with t and 1 appended
-    block[:SIZE, :SIZE], block[:SIZE, SIZE], block[:SIZE, SIZE + 1] = matrix, drift, shift
-    block[SIZE, SIZE + 1] = 1.0
+    field, theta0, solution = linear_with_a_drifting_source(symmetric, scale)
+    h = 3.0
     step = _one_step(field, theta0, h)
-    start = np.concatenate([theta0, [0.0, 1.0]])
     for x in (0.2, 0.5, 1.0):
-        exact = (scipy.linalg.expm(x * h * block) @ start)[:SIZE]
+        exact = solution(x * h)
         found = step.dense(torch.tensor([0]), torch.tensor([x], dtype=torch.float64))[0]
         np.testing.assert_allclose(found, exact, rtol=0, atol=1e-10 * np.abs(exact).max())
 

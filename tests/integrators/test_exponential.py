@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
+from mixed import Mixed, linear_with_a_drifting_source
 
 import gflow.integrators.exponential as exponential
 from gflow.integrators.base import Field, Settings
@@ -16,53 +16,7 @@ from gflow.integrators.driver import integrate_field
 from gflow.integrators.exponential import EXPRB43
 from gflow.integrators.krylov import LARGEST, KrylovPropagator
 
-SIZE = 6
-SIGNS = torch.tensor([1.0, -1.0, -1.0, 1.0, -1.0, 1.0], dtype=torch.float64)
-BEND = -0.1
 STEPS = 2.0 ** -np.arange(1.0, 5.0, 0.5)
-
-
-def _mix(symmetric):
-    rng = np.random.default_rng(6)
-    turn = np.linalg.qr(rng.normal(size=(SIZE, SIZE)))[0]
-    mix = turn if symmetric else turn + 0.3 * np.triu(rng.normal(size=(SIZE, SIZE)))
-    return torch.tensor(mix), torch.tensor(np.linalg.inv(mix))
-
-
-class _Mixed:
-    """z_i' = +-cosh(wt) z_i (1 + bend z_i) with z_i(0) = 1, and theta = M z: both signs."""
-
-    def __init__(self, symmetric, frequency):
-        self.mix, self.back = _mix(symmetric)
-        self.frequency = frequency
-        self.theta0 = self.mix.sum(-1)
-        self.field = Field(
-            self.function,
-            jacobian=self.jacobian,
-            jvp=lambda t, y, v: self.jacobian(t, y) @ v,
-            time_derivative=self.change if frequency else None,
-            symmetric=symmetric,
-            autonomous=frequency == 0,
-        )
-
-    def _rate(self, y):
-        z = self.back @ y
-        return SIGNS * z * (1 + BEND * z)
-
-    def function(self, t, y):
-        return self.mix @ (math.cosh(self.frequency * t) * self._rate(y))
-
-    def jacobian(self, t, y):
-        slope = math.cosh(self.frequency * t) * SIGNS * (1 + 2 * BEND * (self.back @ y))
-        return self.mix @ torch.diag(slope) @ self.back
-
-    def change(self, t, y):
-        return self.mix @ (self.frequency * math.sinh(self.frequency * t) * self._rate(y))
-
-    def exact(self, t):
-        clock = math.sinh(self.frequency * t) / self.frequency if self.frequency else t
-        growth = torch.exp(SIGNS * clock)
-        return self.mix @ (growth / (1 + BEND - BEND * growth))
 
 
 @pytest.fixture(params=["dense", "krylov"])
@@ -103,7 +57,7 @@ OFFERS = {
 @pytest.mark.parametrize("offers", OFFERS)
 def test_the_order_is_four_at_the_end_and_within(symmetric, frequency, offers, path):
     """By differences too; where no Jacobian is offered, Krylov spaces use its products."""
-    problem = _Mixed(symmetric, frequency)
+    problem = Mixed(symmetric, frequency)
     found = _order(problem, replace(problem.field, **OFFERS[offers]))
     assert (found > 3.75).all(), found
 
@@ -111,7 +65,7 @@ def test_the_order_is_four_at_the_end_and_within(symmetric, frequency, offers, p
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_without_the_time_derivative_the_order_would_be_two(symmetric):
     """What the term is for: a field that claims to be autonomous and is not."""
-    problem = _Mixed(symmetric, 1.5)
+    problem = Mixed(symmetric, 1.5)
     field = replace(problem.field, time_derivative=None, autonomous=True)
     assert (_order(problem, field) < 2.5).all()
 
@@ -120,37 +74,24 @@ def test_without_the_time_derivative_the_order_would_be_two(symmetric):
 @pytest.mark.parametrize("scale", [1.0, 1e3])
 def test_a_linear_field_is_exact_in_one_step_of_any_length(symmetric, scale, path):
     """With a source that is linear in time; the eigenvalues have both signs."""
-    mix, back = _mix(symmetric)
-    matrix = mix @ torch.diag(torch.tensor([0.7, 0.0, -1.0, -0.1, -scale, 0.3]).double()) @ back
-    drift, shift = torch.linspace(-1, 1, SIZE).double(), torch.linspace(1, 2, SIZE).double()
-    field = Field(
-        lambda t, y: matrix @ y + shift + t * drift,
-        jacobian=lambda t, y: matrix,
-        jvp=lambda t, y, v: matrix @ v,
-        time_derivative=lambda t, y: drift,
-        symmetric=symmetric,
-    )
-    h, theta0 = 3.0, torch.ones(SIZE, dtype=torch.float64)
-    block = np.zeros((SIZE + 2,) * 2)  # the state with t and 1 appended
-    block[:SIZE, :SIZE], block[:SIZE, SIZE], block[:SIZE, SIZE + 1] = matrix, drift, shift
-    block[SIZE, SIZE + 1] = 1.0
+    field, theta0, solution = linear_with_a_drifting_source(symmetric, scale)
+    h = 3.0
     step = _one_step(field, theta0, h)
-    start = np.concatenate([theta0, [0.0, 1.0]])
     for x in (0.2, 0.5, 1.0):
-        exact = (scipy.linalg.expm(x * h * block) @ start)[:SIZE]
+        exact = solution(x * h)
         found = step.dense(torch.tensor([0]), torch.tensor([x], dtype=torch.float64))[0]
         np.testing.assert_allclose(found, exact, rtol=0, atol=1e-10 * np.abs(exact).max())
     np.testing.assert_allclose(step.theta1[0], exact, rtol=0, atol=1e-10 * np.abs(exact).max())
 
 
 def test_a_symmetric_jacobian_is_taken_by_its_eigenvectors_once_a_step():
-    problem = _Mixed(True, 0.0)
+    problem = Mixed(True, 0.0)
     state = EXPRB43.init(problem.field, 0.0, problem.theta0, Settings(1.0))
     assert set(state.cache) == {"value", "eigenvalues", "eigenvectors"}
     general = replace(problem.field, symmetric=False)
     cache = EXPRB43.init(general, 0.0, problem.theta0, Settings(1.0)).cache
     assert set(cache) == {"value", "jacobian"}
-    moving = _Mixed(True, 1.5)
+    moving = Mixed(True, 1.5)
     assert "change" in EXPRB43.init(moving.field, 0.0, moving.theta0, Settings(1.0)).cache
 
 
@@ -198,7 +139,7 @@ def test_a_space_that_does_not_suffice_makes_the_step_shorter(monkeypatch):
 def test_a_row_without_a_jacobian_leaves_the_others_alone(path):
     """The trial of such a row has no value, whatever way its phi-functions are taken."""
     for symmetric in (True, False):
-        problem = _Mixed(symmetric, 0.0)
+        problem = Mixed(symmetric, 0.0)
         poison = torch.tensor([[0.0], [math.nan], [0.0]], dtype=torch.float64)
 
         def function(t, y, problem=problem):
@@ -223,7 +164,7 @@ def test_a_row_without_a_jacobian_leaves_the_others_alone(path):
 
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_single_precision_stays_single(symmetric, path):
-    problem = _Mixed(symmetric, 0.0)
+    problem = Mixed(symmetric, 0.0)
     field = Field(
         lambda t, y: problem.function(t, y.double()).float(),
         jacobian=lambda t, y: problem.jacobian(t, y.double()).float(),
