@@ -156,7 +156,8 @@ def closed_forms(
     step_sizes: np.ndarray | None,
 ) -> Forms | None:
     """Name to dimensions and values of the closed forms, None where the model has none."""
-    if not problem.model.conserves_sphere or int(problem.model.branch(theta0)) == 0:
+    known = problem.model.conserves_sphere and problem.loss_function.quadratic
+    if not known or int(problem.model.branch(theta0)) == 0:
         return None
     # A start far out overflows the closed forms; they are then not finite, and say so.
     with np.errstate(all="ignore"):
@@ -196,21 +197,30 @@ def problem_group(
     coords: dict[str, Any] = {}
     if store_data and problem.n_samples:
         coords = {"sample": np.arange(problem.n_samples), "feature": list(feature_names)}
-        data["inputs"] = (("sample", "feature"), numpy_of(problem.x))
-        data["target"] = (("sample",), numpy_of(problem.y))
+        data["inputs"] = (("sample", "feature"), numpy_of(problem.x.flatten(1)))
+        data["target"] = _targets("sample", problem.y)
     if store_data and evaluation is not None:
         coords["evaluation_sample"] = np.arange(evaluation.n_samples)
-        data["evaluation_inputs"] = (("evaluation_sample", "feature"), numpy_of(evaluation.x))
-        data["evaluation_target"] = (("evaluation_sample",), numpy_of(evaluation.y))
+        inputs = numpy_of(evaluation.x.flatten(1))
+        data["evaluation_inputs"] = (("evaluation_sample", "feature"), inputs)
+        data["evaluation_target"] = _targets("evaluation_sample", evaluation.y)
     if problem.theta_target is not None:
         coords["parameter"] = list(problem.model.parameter_names)
         data["theta_target"] = (("parameter",), numpy_of(problem.theta_target))
     return labelled("problem", data, coords).assign_attrs(
         model=repr(problem.model),
+        loss=problem.loss_function.name,
         backward=problem.backward.name,
         **({"samples": problem.n_samples} if problem.n_samples else {}),
         conserves_sphere=int(problem.model.conserves_sphere),
     )
+
+
+def _targets(samples: str, target: Tensor) -> tuple[tuple[str, ...], np.ndarray]:
+    """Numbers or classes (n,), or vectors (n, o), whatever further dimensions they have."""
+    if target.ndim == 1 or target.shape[1:] == (1,):
+        return (samples,), numpy_of(target.reshape(-1))
+    return (samples, "output"), numpy_of(target.flatten(1))
 
 
 def described_apart(described: xr.Dataset, problems: Sequence[Problem]) -> xr.Dataset:

@@ -56,9 +56,9 @@ class _GradientFlow:
         )
 
     def value(self, t: Any, theta: Tensor) -> Tensor:
-        if theta.ndim == 2 and self.problem.backward.exact:
+        if theta.ndim == 2:
             if self._moments is None:
-                self._moments = self.problem.model.moments(self.problem.x, self.problem.y)
+                self._moments = self.problem.moments()
             if self._moments is not None:
                 return self.problem.model.gradient_from_moments(theta, self._moments).neg_()
         equilibrium = self._equilibrium(theta)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gflow.errors import ProblemError
+from gflow.losses import OneOutput
 from gflow.models.base import Equilibrium
 from gflow.models.point import NATURAL, PointModel
 from gflow.problem import EXACT, ArrayLike, Problem, read_device, read_dtype
@@ -91,6 +92,7 @@ class Objective(Problem):
             if not callable(given) and (what, given) != ("metric", None):
                 raise ProblemError(f"{what} is {given!r}; it must be a function of theta (P,).")
         self.model = PointModel(function, _names(names), metric, smooth)
+        self.loss_function = OneOutput(())
         self.backward = EXACT if metric is None else NATURAL
         self.dtype, self.device = read_dtype(dtype), read_device(device)
         self.x = torch.empty(0, 0, dtype=self.dtype, device=self.device)
@@ -128,16 +130,6 @@ class Objective(Problem):
     def loss(self, theta: ArrayLike) -> Tensor:
         """The function, shape () or (B,), whether finite or not."""
         return self._each(theta, self.model.value)
-
-    def loss_at(self, equilibrium: Equilibrium) -> Tensor:
-        """The loss (...) at evaluated points."""
-        return equilibrium.output[..., 0]
-
-    def _slope(self, equilibrium: Equilibrium) -> Tensor:
-        return torch.ones_like(equilibrium.output)
-
-    def _loss_derivatives(self, equilibrium: Equilibrium) -> tuple[Tensor, Tensor]:
-        return self._slope(equilibrium), torch.zeros_like(equilibrium.output)
 
     def _checked(self, theta: Tensor, x: Tensor) -> Equilibrium:
         return self.model.equilibrium(theta, x)

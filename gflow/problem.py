@@ -12,7 +12,8 @@ from torch import Tensor
 
 from gflow.equilibrium.adjoint import Backward, parse_backward
 from gflow.errors import EquilibriumError, ProblemError
-from gflow.models.base import Equilibrium, Model
+from gflow.losses import Bend, Loss, LossFunction, parse_loss
+from gflow.models.base import Equilibrium, Model, Moments
 
 ArrayLike = Any
 """Whatever :func:`numpy.asarray` reads, or a torch tensor."""
@@ -40,7 +41,7 @@ class Evaluation:
 
 
 class Problem:
-    """Mean squared error (1/n) sum_i (y(x_i) - y_i)^2, without 1/2, of a model on data.
+    """A loss of a model on data; by default the mean squared error (1/n) sum_i |y(x_i) - y_i|^2.
 
     Every method takes one theta (P,) or a batch (B, P). Where the equilibrium does not exist or is
     not unique, one theta raises :class:`gflow.errors.EquilibriumError` and a batch holds NaN.
@@ -50,9 +51,12 @@ class Problem:
     model : Model
         E.g. ``LinearDEQ(dim=1)``.
     x : array, shape (n, d)
-        Inputs; a vector is read as (n, 1).
-    y : array, shape (n,)
-        Targets.
+        Inputs; a vector is read as (n, 1). A module takes any shape (n, ...).
+    y : array, shape (n,) or (n, o)
+        Targets: numbers, or classes where the loss classifies.
+    loss : str or callable
+        ``mse`` (no 1/2), ``cross_entropy`` or ``logistic``, see :mod:`gflow.losses`; or a twice
+        differentiable function of the outputs, (n,) or (n, o), and y that returns their mean loss.
     backward : str
         How the implicit gradient is formed, see :mod:`gflow.equilibrium.adjoint`.
     dtype : torch.dtype or str
@@ -74,13 +78,16 @@ class Problem:
         x: ArrayLike,
         y: ArrayLike,
         *,
+        loss: str | Loss | LossFunction = "mse",
         backward: str | Backward = "exact",
         dtype: torch.dtype | str = torch.float64,
         device: str | torch.device = "cpu",
         theta_target: ArrayLike | None = None,
     ) -> None:
         self.model = model
+        self.loss_function = parse_loss(loss, model.output_shape)
         self.backward = parse_backward(backward)
+        model.check_backward(self.backward)
         self.dtype = read_dtype(dtype)
         self.device = read_device(device)
         self.x, self.y = self._data(x, y)
@@ -94,12 +101,17 @@ class Problem:
     @property
     def n_samples(self) -> int:
         """n, the number of samples."""
-        return int(self.x.shape[-2])
+        return int(self.x.shape[-1 - len(self.model.input_shape)])
+
+    @property
+    def own_inputs(self) -> bool:
+        """Whether each row of a batch has inputs of its own, as in a stack of problems."""
+        return self.x.ndim > 1 + len(self.model.input_shape)
 
     @property
     def width(self) -> int:
         """Numbers that an evaluation at one theta forms; bounds how many go together."""
-        return self.n_samples
+        return self.n_samples * self.model.sample_width
 
     def select(self, rows: Tensor) -> Problem:
         """The problem of some rows of a batch: itself, unless it is a stack of problems."""
@@ -108,7 +120,13 @@ class Problem:
     def on(self, x: ArrayLike, y: ArrayLike) -> Problem:
         """The same problem on other data, e.g. an evaluation set."""
         return Problem(
-            self.model, x, y, backward=self.backward, dtype=self.dtype, device=self.device
+            self.model,
+            x,
+            y,
+            loss=self.loss_function,
+            backward=self.backward,
+            dtype=self.dtype,
+            device=self.device,
         )
 
     def theta(self, value: ArrayLike) -> Tensor:
@@ -130,12 +148,12 @@ class Problem:
         return tensor
 
     def predict(self, theta: ArrayLike, x: ArrayLike | None = None) -> Tensor:
-        """The model's output at the problem's inputs or at others, shape (n,) or (B, n)."""
+        """The model's output at the problem's inputs or at others, (n,) or (n, o), or rows of it."""
         inputs = self.x if x is None else self._inputs(x)
         return self._each(theta, lambda t: self._checked(t, inputs).output)
 
     def loss(self, theta: ArrayLike) -> Tensor:
-        """Mean squared error, shape () or (B,)."""
+        """The loss, shape () or (B,)."""
         return self._each(theta, lambda t: self.loss_at(self._checked(t, self.x)))
 
     def gradient(self, theta: ArrayLike, backward: str | Backward | None = None) -> Tensor:
@@ -206,7 +224,7 @@ class Problem:
 
     def loss_at(self, equilibrium: Equilibrium) -> Tensor:
         """The loss (...) at solved equilibria."""
-        return ((equilibrium.output - self.y) ** 2).mean(-1)
+        return self.loss_function.value(equilibrium.output, self.y)
 
     def gradient_at(self, equilibrium: Equilibrium, backward: Backward | None = None) -> Tensor:
         """The gradient (..., P) that `backward` (default: the problem's) gives there."""
@@ -215,9 +233,9 @@ class Problem:
 
     def jacobian_at(self, equilibrium: Equilibrium, backward: Backward | None = None) -> Tensor:
         """The Jacobian (..., P, P) of that gradient."""
-        first, second = self._loss_derivatives(equilibrium)
+        slope, bend = self._slope(equilibrium), self._bend(equilibrium)
         return self.model.pullback_jacobian(
-            equilibrium, self.x, first, second, backward or self.backward
+            equilibrium, self.x, slope, bend, backward or self.backward
         )
 
     def dissipation(self, theta: Tensor) -> Tensor:
@@ -233,19 +251,27 @@ class Problem:
         self, equilibrium: Equilibrium, vector: Tensor, backward: Backward | None = None
     ) -> Tensor:
         """The product (..., P) of that Jacobian with a vector."""
-        first, second = self._loss_derivatives(equilibrium)
+        slope, bend = self._slope(equilibrium), self._bend(equilibrium)
         return self.model.pullback_jvp(
-            equilibrium, self.x, first, second, backward or self.backward, vector
+            equilibrium, self.x, slope, bend, backward or self.backward, vector
         )
 
-    def _loss_derivatives(self, equilibrium: Equilibrium) -> tuple[Tensor, Tensor]:
-        """dL/dy and d2L/dy2 per sample."""
-        first = self._slope(equilibrium)
-        return first, torch.full_like(first, 2.0 / self.n_samples)
+    def accuracy_at(self, equilibrium: Equilibrium) -> Tensor:
+        """Share (...) of the samples that are classified rightly, where the loss classifies."""
+        return self.loss_function.accuracy(equilibrium.output, self.y)
+
+    def moments(self) -> Moments | None:
+        """What the exact gradient needs to know of the data, where that is less than all of it."""
+        known = self.backward.exact and self.loss_function.quadratic
+        return self.model.moments(self.x, self.y) if known else None
 
     def _slope(self, equilibrium: Equilibrium) -> Tensor:
-        """dL/dy per sample."""
-        return (equilibrium.output - self.y) * (2.0 / self.n_samples)
+        """The loss's derivative in the outputs."""
+        return self.loss_function.slope(equilibrium.output, self.y)
+
+    def _bend(self, equilibrium: Equilibrium) -> Bend:
+        """Its second derivative."""
+        return self.loss_function.curvature(equilibrium.output, self.y)
 
     def _checked(self, theta: Tensor, x: Tensor) -> Equilibrium:
         equilibrium = self.model.equilibrium(theta, x)
@@ -267,24 +293,12 @@ class Problem:
         return iter(torch.split(theta, max(1, CHUNK // (self.width * cost))))
 
     def _inputs(self, x: ArrayLike) -> Tensor:
-        inputs = _finite(_tensor(x, "x", self.dtype, self.device), "x")
-        inputs = inputs[:, None] if inputs.ndim == 1 and self.model.dim == 1 else inputs
-        if inputs.ndim != 2 or inputs.shape[1] != self.model.dim or inputs.shape[0] < 1:
-            raise ProblemError(
-                f"x has shape {tuple(inputs.shape)}; {self.model!r} needs (n, d) with n >= 1 "
-                f"and d = {self.model.dim}."
-            )
-        return inputs.mT.contiguous().mT  # products along the samples are faster, one row a feature
+        return self.model.read_inputs(_finite(_tensor(x, "x", self.dtype, self.device), "x"))
 
     def _data(self, x: ArrayLike, y: ArrayLike) -> tuple[Tensor, Tensor]:
         inputs = self._inputs(x)
         targets = _finite(_tensor(y, "y", self.dtype, self.device), "y")
-        if targets.shape != inputs.shape[:1]:
-            raise ProblemError(
-                f"y has shape {tuple(targets.shape)} but x has {inputs.shape[0]} rows; "
-                "y must be a vector with one target per row."
-            )
-        return inputs, targets
+        return inputs, self.loss_function.read_targets(targets, len(inputs))
 
 
 def _join(parts: list[Tensor]) -> Tensor:

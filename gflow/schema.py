@@ -40,7 +40,7 @@ class Variable:
     Attributes
     ----------
     dims : tuple of str
-        Without the leading ``trajectory`` that an ensemble adds.
+        Without the leading ``trajectory`` that an ensemble adds; one in brackets may be missing.
     long_name, formula : str
     units : str
     required : bool
@@ -53,17 +53,28 @@ class Variable:
     units: str = "1"
     required: bool = False
 
+    @property
+    def layouts(self) -> tuple[tuple[str, ...], ...]:
+        """The dimensions it may have: those in brackets may be missing."""
+        whole = tuple(dim.strip("[]") for dim in self.dims)
+        bare = tuple(dim for dim in self.dims if not dim.startswith("["))
+        return (whole,) if whole == bare else (whole, bare)
+
 
 _TIME = ("time",)
 _RECORD = ("step_size", "record")
 _STEP = ("step",)
+_OUTPUT = ("[output]",)
 
 _POINTWISE = {
     "loss": (
         "loss",
-        "mean squared error (1/n) sum_i (y(x_i) - y_i)^2, no 1/2; of an objective its function",
+        "as /problem says: mse is (1/n) sum_i |y(x_i) - y_i|^2, no 1/2; of an objective its"
+        " function",
     ),
-    "evaluation_loss": ("mean squared error on the evaluation set", "as loss"),
+    "evaluation_loss": ("loss on the evaluation set", "as loss"),
+    "accuracy": ("share of the samples whose class is the most probable one", "hits / n"),
+    "evaluation_accuracy": ("accuracy on the evaluation set", "hits / n"),
     "gradient_norm": ("norm of the gradient that the backward gives", "|g(theta)|"),
     "sphere_radius": (
         "distance to (0, 1), conserved by the linear DEQ's flow",
@@ -105,9 +116,11 @@ GROUPS: dict[str, dict[str, Variable]] = {
     "problem": {
         "theta_target": Variable(("parameter",), "parameters that generated the data", "given"),
         "inputs": Variable(("sample", "feature"), "inputs", "x"),
-        "target": Variable(("sample",), "targets", "y"),
+        "target": Variable(("sample", *_OUTPUT), "targets: numbers, vectors or classes", "y"),
         "evaluation_inputs": Variable(("evaluation_sample", "feature"), "evaluation inputs", "x"),
-        "evaluation_target": Variable(("evaluation_sample",), "evaluation targets", "y"),
+        "evaluation_target": Variable(
+            ("evaluation_sample", *_OUTPUT), "evaluation targets: as target", "y"
+        ),
         "model": Variable((), "model of each trajectory, where problems differ", "as written"),
         "backward": Variable((), "backward of each trajectory, where problems differ", "B(J)"),
         "samples": Variable((), "samples of each trajectory, where problems differ", "n"),
@@ -220,6 +233,7 @@ COORDINATES = {
     "sample": ("training sample", "1"),
     "evaluation_sample": ("evaluation sample", "1"),
     "feature": ("name of the input", "1"),
+    "output": ("output of the model", "1"),
     "trajectory": ("member of an ensemble", "1"),
 }
 
@@ -276,7 +290,8 @@ def _faults(node: xr.DataTree, known: dict[str, Variable]) -> list[str]:
         if missing:
             faults.append(f"{place}/{name} lacks {', '.join(missing)}")
         dims = tuple(d for d in array.dims if d != "trajectory")
-        expected = known[str(name)].dims if name in known else dims
-        if dims != expected:
+        allowed = known[str(name)].layouts if name in known else (dims,)
+        expected = allowed[0]
+        if dims not in allowed:
             faults.append(f"{place}/{name} has dimensions {dims}, not {expected}")
     return faults

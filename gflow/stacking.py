@@ -14,7 +14,7 @@ from gflow.problem import CHUNK, Problem
 class ProblemStack(Problem):
     """Problems that differ in data or activation, one for each row of theta (B, P).
 
-    Inputs have shape (B, n, d), or (n, d) where all share them; targets (B, n). What takes a batch
+    Inputs have shape (B, n, d), or (n, d) where all share them; targets (B, n, ...). What takes a batch
     takes it here row by row of problems; :meth:`select` gives the stack of some rows.
 
     Parameters
@@ -26,7 +26,8 @@ class ProblemStack(Problem):
     def __init__(self, problems: Sequence[Problem]) -> None:
         first = problems[0]
         self.model = first.model.stack([problem.model for problem in problems], first.x)
-        self.backward, self.dtype, self.device = first.backward, first.dtype, first.device
+        self.loss_function, self.backward = first.loss_function, first.backward
+        self.dtype, self.device = first.dtype, first.device
         self.theta_target = None
         shared = all(torch.equal(problem.x, first.x) for problem in problems[1:])
         self.x = first.x if shared else torch.stack([problem.x.mT for problem in problems]).mT
@@ -36,7 +37,7 @@ class ProblemStack(Problem):
         """The stack of some rows (K,)."""
         part = copy.copy(self)
         part.model = self.model.select(rows)
-        part.x = self.x if self.x.ndim == 2 else self.x[rows]
+        part.x = self.x[rows] if self.own_inputs else self.x
         part.y = self.y[rows]
         return part
 
@@ -70,8 +71,10 @@ def group_problems(problems: Sequence[Problem]) -> list[tuple[list[int], Problem
 
 
 def _key(problem: Problem) -> object:
+    loss = problem.loss_function
     return (
         problem.model.family,
+        loss.name if loss.stackable else problem,
         problem.n_samples,
         problem.backward,
         problem.dtype,

@@ -26,7 +26,7 @@ def row_parts(
     cost : int
         What is to be formed, in numbers for each of the problem's width.
     """
-    copied = problem.x.shape[-1] if problem.x.ndim > 2 else 0
+    copied = problem.model.dim if problem.own_inputs else 0
     size = max(1, CHUNK // (problem.width * (cost + copied)))
     for part, chosen in zip(torch.split(theta, size), torch.split(rows, size), strict=True):
         yield problem.select(chosen), part

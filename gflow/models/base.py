@@ -6,11 +6,14 @@ Contract
    shape ``(..., P)`` and of inputs ``x (n, d)``.
 2. ``equilibrium`` never raises for a value of theta: rows without a unique, finite equilibrium are
    marked in ``Equilibrium.valid`` and hold NaN.
-3. ``pullback`` is linear in the cotangent dL/dy; the loss belongs to the problem.
+3. ``pullback`` is linear in the cotangent dL/dy; the loss belongs to the problem, which gives its
+   slope ``first`` at the outputs and its second derivative ``second`` there as a linear map.
 4. ``pullback_jacobian`` and ``pullback_jvp`` differentiate exactly what ``pullback`` returns, for
    every backward: the field's true Jacobian, a Hessian only for ``exact``.
 5. Inputs may have a batch shape too, (..., n, d), one data set for each theta.
-6. ``branch`` labels solution branches: a continuous trajectory can never change it.
+6. Outputs are scalars, ``Equilibrium.output (..., n)``, or vectors, ``(..., n, o)``: as
+   ``output_shape`` says, () or (o,); cotangents have the same shape.
+7. ``branch`` labels solution branches: a continuous trajectory can never change it.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gflow.equilibrium.adjoint import Backward
+from gflow.errors import ProblemError
+from gflow.losses import Bend
 from gflow.status import Status
 
 Moments = tuple[Tensor, Tensor]
@@ -35,11 +40,11 @@ class Equilibrium:
     Attributes
     ----------
     theta : Tensor, shape (..., P)
-    output : Tensor, shape (..., n)
+    output : Tensor, shape (..., n) or (..., n, o)
         The prediction y.
-    preactivation : Tensor, shape (..., n)
-        s with y = sigma(s); the warm start of the next solve.
-    slope : Tensor, broadcastable to (..., n)
+    preactivation : Tensor, shape (..., *)
+        The warm start of the next solve; for a single-index DEQ s with y = sigma(s), (..., n).
+    slope : Tensor, broadcastable to the preactivation
         sigma'(s).
     valid : Tensor of bool, shape (...)
         Whether the equilibrium exists, is unique and was reached.
@@ -57,6 +62,10 @@ class Model(ABC):
 
     name: str
     dim: int
+    output_shape: tuple[int, ...] = ()
+    """Of one sample's output: () for a number, (o,) for a vector."""
+    sample_width = 1
+    """Numbers that an evaluation at one theta forms of each sample; bounds how many go together."""
     conserves_sphere = False
     """Whether every flow keeps `sphere_radius` constant, as the linear DEQ's do."""
     smooth = True
@@ -70,6 +79,36 @@ class Model(ABC):
     """Which of those that only the model can give it does give; the others are not stored."""
     lost = Status.EQUILIBRIUM_LOST
     """What it means for a run that a theta is not valid."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample's input."""
+        return (self.dim,)
+
+    def read_inputs(self, x: Tensor) -> Tensor:
+        """Inputs (n, *input_shape), laid out as the model likes them.
+
+        Raises
+        ------
+        ProblemError
+            If they have another shape.
+        """
+        inputs = x[:, None] if x.ndim == 1 and self.dim == 1 else x
+        if inputs.ndim != 2 or inputs.shape[1] != self.dim or inputs.shape[0] < 1:
+            raise ProblemError(
+                f"x has shape {tuple(inputs.shape)}; {self!r} needs (n, d) with n >= 1 "
+                f"and d = {self.dim}."
+            )
+        return inputs.mT.contiguous().mT  # products along the samples are faster, one row a feature
+
+    def check_backward(self, backward: Backward) -> None:
+        """Refuse a backward that the model does not have.
+
+        Raises
+        ------
+        ProblemError
+            With the reason; by default every backward is known.
+        """
 
     @property
     @abstractmethod
@@ -130,9 +169,12 @@ class Model(ABC):
 
     @abstractmethod
     def pullback_jacobian(
-        self, equilibrium: Equilibrium, x: Tensor, first: Tensor, second: Tensor, backward: Backward
+        self, equilibrium: Equilibrium, x: Tensor, first: Tensor, second: Bend, backward: Backward
     ) -> Tensor:
-        """Jacobian (..., P, P) of the pullback with first = dL/dy and second = d2L/dy2."""
+        """Jacobian (..., P, P) of the pullback with first = dL/dy and second = d2L/dy2.
+
+        A model of scalar outputs may take the loss as separable: second(1) is its diagonal.
+        """
 
     @abstractmethod
     def pullback_jvp(
@@ -140,7 +182,7 @@ class Model(ABC):
         equilibrium: Equilibrium,
         x: Tensor,
         first: Tensor,
-        second: Tensor,
+        second: Bend,
         backward: Backward,
         vector: Tensor,
     ) -> Tensor:

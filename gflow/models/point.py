@@ -16,6 +16,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from gflow.equilibrium.adjoint import Backward
 from gflow.errors import ProblemError
+from gflow.losses import Bend
 from gflow.models.base import Equilibrium, Model
 from gflow.status import Status
 
@@ -110,7 +111,7 @@ class PointModel(Model):
         return cotangent * (point.gradient if backward.exact else point.direction)
 
     def pullback_jacobian(
-        self, equilibrium: Equilibrium, x: Tensor, first: Tensor, second: Tensor, backward: Backward
+        self, equilibrium: Equilibrium, x: Tensor, first: Tensor, second: Bend, backward: Backward
     ) -> Tensor:
         """The Hessian H, or G^-1 (H - d(G g)/dtheta at fixed g), the natural gradient g's Jacobian.
 
@@ -130,7 +131,7 @@ class PointModel(Model):
         equilibrium: Equilibrium,
         x: Tensor,
         first: Tensor,
-        second: Tensor,
+        second: Bend,
         backward: Backward,
         vector: Tensor,
     ) -> Tensor:

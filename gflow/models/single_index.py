@@ -20,6 +20,7 @@ from torch import Tensor
 from gflow.equilibrium.adjoint import Backward
 from gflow.equilibrium.solvers import Jet, Root, safeguarded_newton, tracking_newton
 from gflow.errors import ProblemError
+from gflow.losses import Bend
 from gflow.models.activations import Activation, parse_activation
 from gflow.models.base import Equilibrium, Model
 
@@ -197,10 +198,11 @@ class SingleIndexDEQ(Model):
         )
 
     def pullback_jacobian(
-        self, equilibrium: Equilibrium, x: Tensor, first: Tensor, second: Tensor, backward: Backward
+        self, equilibrium: Equilibrium, x: Tensor, first: Tensor, second: Bend, backward: Backward
     ) -> Tensor:
         """Sum_i alpha W W^T + beta W e_P^T + gamma e_P W^T, shape (..., P, P)."""
-        alpha, beta, gamma = self._curvature(equilibrium, first, second, backward)
+        diagonal = second(torch.ones_like(first))
+        alpha, beta, gamma = self._curvature(equilibrium, first, diagonal, backward)
         output, d = equilibrium.output, self.dim
         bent = alpha * output
         matrix = output.new_empty(*output.shape[:-1], d + 1, d + 1)
@@ -217,12 +219,13 @@ class SingleIndexDEQ(Model):
         equilibrium: Equilibrium,
         x: Tensor,
         first: Tensor,
-        second: Tensor,
+        second: Bend,
         backward: Backward,
         vector: Tensor,
     ) -> Tensor:
         """The same applied to a vector: two passes over the data, no P x P matrix."""
-        alpha, beta, gamma = self._curvature(equilibrium, first, second, backward)
+        diagonal = second(torch.ones_like(first))
+        alpha, beta, gamma = self._curvature(equilibrium, first, diagonal, backward)
         output = equilibrium.output
         along = project(vector[..., :-1], x) + vector[..., -1:] * output
         product = _weighted(alpha * along + beta * vector[..., -1:], output, x)
