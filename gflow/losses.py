@@ -167,7 +167,7 @@ class Logistic(Loss):
 
     def value(self, output: Tensor, target: Tensor) -> Tensor:
         """The loss (...)."""
-        logs = torch.nn.functional.softplus((1.0 - 2.0 * target) * output)
+        logs = torch.logaddexp((1.0 - 2.0 * target) * output, output.new_zeros(()))
         return (logs[..., 0] if self.shape else logs).mean(-1)
 
     def slope(self, output: Tensor, target: Tensor) -> Tensor:
@@ -256,7 +256,8 @@ class GivenLoss(Loss):
 
     def _checked(self, value: Any, output: Tensor) -> Tensor:
         if not isinstance(value, Tensor) or value.shape != () or value.is_complex():
-            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value)
+            is_tensor = isinstance(value, Tensor)
+            got = f"shape {tuple(value.shape)}" if is_tensor else f"a {type(value).__name__}"
             raise ProblemError(
                 f"the loss {self.name} returned {got} for outputs of shape {tuple(output.shape)}; "
                 "it must return a real tensor of shape (), the mean over the samples."

@@ -148,7 +148,7 @@ class Problem:
         return tensor
 
     def predict(self, theta: ArrayLike, x: ArrayLike | None = None) -> Tensor:
-        """The model's output at the problem's inputs or at others, (n,) or (n, o), or rows of it."""
+        """The output at the problem's inputs or at others: (n,) or (n, o), or rows of it."""
         inputs = self.x if x is None else self._inputs(x)
         return self._each(theta, lambda t: self._checked(t, inputs).output)
 

@@ -14,8 +14,8 @@ from gflow.problem import CHUNK, Problem
 class ProblemStack(Problem):
     """Problems that differ in data or activation, one for each row of theta (B, P).
 
-    Inputs have shape (B, n, d), or (n, d) where all share them; targets (B, n, ...). What takes a batch
-    takes it here row by row of problems; :meth:`select` gives the stack of some rows.
+    Inputs have shape (B, n, d), or (n, d) where all share them; targets (B, n, ...). What takes a
+    batch takes it here row by row of problems; :meth:`select` gives the stack of some rows.
 
     Parameters
     ----------

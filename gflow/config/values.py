@@ -23,7 +23,7 @@ def _activation(name: str) -> str:
 
 
 def _backward(name: str) -> str:
-    damped = re.fullmatch(rf"damped:[1-9][0-9]*:{_NUMBER}", name)
+    damped = re.fullmatch(rf"(?:damped|phantom):[1-9][0-9]*:{_NUMBER}", name)
     if not re.fullmatch(r"exact|jfb|neumann:[1-9][0-9]*", name) and not (
         damped and 0 < float(damped[1]) <= 1
     ):
@@ -89,6 +89,9 @@ Activation = Annotated[
 Backward = Annotated[
     str,
     AfterValidator(_backward),
-    Expects("exact, jfb, neumann:K or damped:K:LAMBDA, with K >= 1 and 0 < LAMBDA <= 1"),
+    Expects(
+        "exact, jfb, neumann:K, damped:K:LAMBDA or phantom:K:LAMBDA, with K >= 1 and "
+        "0 < LAMBDA <= 1"
+    ),
 ]
 Spacing = Literal["linear", "log"]

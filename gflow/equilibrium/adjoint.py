@@ -7,6 +7,8 @@ The implicit function theorem multiplies by (I - J)^-1; training often uses a ch
 ``jfb``         B = I (Fung et al. 2022, Jacobian-free backpropagation)
 ``neumann:K``   B = sum_{k<K} J^k
 ``damped:K:L``  B = L sum_{k<K} (L J + (1 - L) I)^k (Geng et al. 2021, phantom gradient)
+``phantom:K:L`` K damped iterations from the fixed point, unrolled and differentiated (the same
+                paper's unrolled form): the same B, but for what the fixed point was missed by
 =============== ==========================================================================
 """
 
@@ -39,6 +41,11 @@ class Backward:
     damping: float = 1.0
 
     @property
+    def unrolled(self) -> bool:
+        """Whether iterations are to be differentiated, and not the series formed."""
+        return self.name.startswith("phantom")
+
+    @property
     def exact(self) -> bool:
         """Whether this is the implicit function theorem itself."""
         return self.terms == 0
@@ -68,7 +75,7 @@ class Backward:
 
 
 def parse_backward(text: str | Backward) -> Backward:
-    """Read ``exact``, ``jfb``, ``neumann:K`` or ``damped:K:L``.
+    """Read ``exact``, ``jfb``, ``neumann:K``, ``damped:K:L`` or ``phantom:K:L``.
 
     Raises
     ------
@@ -86,11 +93,12 @@ def parse_backward(text: str | Backward) -> Backward:
                 return Backward(text, terms=1)
             case "neumann", [count] if int(count) >= 1:
                 return Backward(text, terms=int(count))
-            case "damped", [count, weight] if int(count) >= 1 and 0 < float(weight) <= 1:
-                return Backward(text, terms=int(count), damping=float(weight))
+            case "damped" | "phantom", [count, weight] if 0 < float(weight) <= 1:
+                if int(count) >= 1:
+                    return Backward(text, terms=int(count), damping=float(weight))
     except ValueError:
         pass
     raise ProblemError(
         f'backward is "{text}"; it must be exact, jfb, neumann:K (K a positive integer, as in '
-        "neumann:3) or damped:K:L (0 < L <= 1, as in damped:2:0.5)."
+        "neumann:3), or damped:K:L or phantom:K:L (0 < L <= 1, as in damped:2:0.5)."
     )

@@ -101,7 +101,7 @@ class Model(ABC):
             )
         return inputs.mT.contiguous().mT  # products along the samples are faster, one row a feature
 
-    def check_backward(self, backward: Backward) -> None:
+    def check_backward(self, backward: Backward) -> None:  # noqa: B027, nothing is refused here
         """Refuse a backward that the model does not have.
 
         Raises

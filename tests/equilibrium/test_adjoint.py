@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gflow.equilibrium.adjoint import Backward, parse_backward
 from gflow.errors import ProblemError
 
-NAMES = ["exact", "jfb", "neumann:1", "neumann:2", "neumann:7", "damped:1:0.3", "damped:5:0.5"]
+NAMES = ["exact", "jfb", "neumann:1", "neumann:2", "neumann:7", "damped:1:0.3", "damped:5:0.5", "phantom:3:0.7"]
 jacobians = st.lists(st.floats(-3.0, 0.95), min_size=1, max_size=5).map(
     lambda values: torch.tensor(values, dtype=torch.float64)
 )
@@ -41,6 +41,8 @@ def test_names_of_the_same_operator_agree(jacobian):
     assert torch.equal(one.derivative(jacobian), torch.zeros_like(jacobian))
     assert torch.equal(plain.factor(jacobian), one.factor(jacobian))
     assert torch.equal(series.factor(jacobian), one.factor(jacobian))
+    unrolled, damped = parse_backward("phantom:4:0.3"), parse_backward("damped:4:0.3")
+    assert torch.equal(unrolled.factor(jacobian), damped.factor(jacobian))
     neumann, damped = parse_backward("neumann:4"), parse_backward("damped:4:1.0")
     assert torch.equal(neumann.factor(jacobian), damped.factor(jacobian))
     assert torch.equal(neumann.derivative(jacobian), damped.derivative(jacobian))
@@ -77,7 +79,7 @@ def test_what_is_read():
     assert parse_backward("damped:2:0.5") == Backward("damped:2:0.5", terms=2, damping=0.5)
     chosen = Backward("own", terms=4)
     assert parse_backward(chosen) is chosen
-    assert [parse_backward(name).exact for name in NAMES] == [True] + 6 * [False]
+    assert [parse_backward(name).exact for name in NAMES] == [True] + (len(NAMES) - 1) * [False]
 
 
 @pytest.mark.parametrize(
@@ -92,5 +94,5 @@ def test_what_is_no_backward_is_refused_in_a_sentence(text):
         parse_backward(text)
     assert str(refusal.value) == (
         f'backward is "{text}"; it must be exact, jfb, neumann:K (K a positive integer, as in '
-        "neumann:3) or damped:K:L (0 < L <= 1, as in damped:2:0.5)."
+        "neumann:3), or damped:K:L or phantom:K:L (0 < L <= 1, as in damped:2:0.5)."
     )
