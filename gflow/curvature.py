@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import sparse
-from scipy.sparse.linalg import LinearOperator, aslinearoperator, eigs, eigsh
+from scipy.sparse.linalg import LinearOperator, eigs
 from torch import Tensor
 
-from gflow.equilibrium.adjoint import Backward
+from gflow.diagnostics.spectrum import product_at
+from gflow.eigen import top_eigenpairs
 from gflow.integrators.stiffness import DENSE_LIMIT
 from gflow.problem import EXACT, Problem
 
 FLAT = 1e-7
 """Part of the largest eigenvalue up to which another one counts as zero."""
-_QUIETLY = {"tol": 1e-6, "return_eigenvectors": False}
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +144,7 @@ def point_of(problem: Problem, t: float, theta: Tensor) -> Point:
     """
     loss, gradient = problem.loss_and_gradient(theta)
     eigenvalues = (
-        _extremes(problem, theta)
+        _extremes(problem, theta[None])[0]
         if problem.n_parameters > DENSE_LIMIT
         else _eigenvalues(problem.jacobian(theta, EXACT), True)
     )
@@ -168,7 +167,9 @@ def rates_along(problem: Problem, theta: Tensor) -> np.ndarray:
     exact = problem.backward.exact
     if problem.n_parameters <= DENSE_LIMIT:
         return _eigenvalues(problem.jacobian(theta), exact)
-    return np.array([(_extremes if exact else _leading)(problem, row) for row in theta])
+    if exact:
+        return _extremes(problem, theta)
+    return np.array([_leading(problem, row) for row in theta])
 
 
 def largest_steps(rates: np.ndarray) -> np.ndarray:
@@ -198,30 +199,31 @@ def _eigenvalues(matrix: Tensor, symmetric: bool) -> np.ndarray:
     return np.sort(values.cpu().numpy(), axis=-1)
 
 
-def _extremes(problem: Problem, theta: Tensor) -> np.ndarray:
-    """The Hessian's smallest and largest eigenvalue, by Lanczos's method on its products."""
-    products = _products(problem, theta, EXACT)
-    (largest,) = eigsh(products, 1, which="LA", v0=_first(theta), **_QUIETLY)
-    # Shifted: the tolerance is then relative to the largest, not to one that may be zero.
-    shifted = products - largest * aslinearoperator(sparse.identity(len(theta)))
-    (smallest,) = eigsh(shifted, 1, which="LM", v0=_first(theta), **_QUIETLY)
-    return np.array([largest + smallest, largest])
+def _extremes(problem: Problem, thetas: Tensor) -> np.ndarray:
+    """The Hessian's smallest and largest eigenvalues (T, 2) at thetas (T, P), by its products.
+
+    NaN where the model has no output; each search begins with what the one before has found.
+    """
+    table = np.full((len(thetas), 2), np.nan)
+    guesses = [thetas[:0], thetas[:0]]
+    for row, theta in enumerate(thetas):
+        product = product_at(problem, theta)
+        for end, smallest in enumerate((True, False)):
+            pair = top_eigenpairs(product, guesses[end], 1, smallest=smallest, rtol=1e-6, most=2000)
+            table[row, end] = float(pair.values[0])
+            guesses[end] = pair.vectors if math.isfinite(table[row, end]) else guesses[end]
+    return table
 
 
 def _leading(problem: Problem, theta: Tensor) -> np.ndarray:
     """The two eigenvalues of largest modulus of the gradient's Jacobian."""
-    products = _products(problem, theta, problem.backward)
-    return np.asarray(eigs(products, 2, which="LM", v0=_first(theta), **_QUIETLY))
+    product = product_at(problem, theta, problem.backward)
 
+    def apply(vector: np.ndarray) -> np.ndarray:
+        return np.asarray(product(torch.as_tensor(vector.ravel()).to(theta)).cpu().numpy())
 
-def _products(problem: Problem, theta: Tensor, backward: Backward) -> LinearOperator:
-    def product(vector: np.ndarray) -> np.ndarray:
-        return np.asarray(problem.jvp(theta, vector.ravel(), backward).cpu().numpy())
-
-    size, dtype = problem.n_parameters, theta.cpu().numpy().dtype
-    return LinearOperator((size, size), matvec=product, dtype=dtype)
-
-
-def _first(theta: Tensor) -> np.ndarray:
-    """A vector in which no mode is missing."""
-    return np.cos(np.arange(1, len(theta) + 1)).astype(theta.cpu().numpy().dtype)
+    first = np.cos(np.arange(1, len(theta) + 1)).astype(theta.cpu().numpy().dtype)
+    if not np.isfinite(apply(first)).all():  # which would not be for Arnoldi's method to see
+        return np.full(2, np.nan)
+    operator = LinearOperator((len(theta),) * 2, matvec=apply, dtype=first.dtype)
+    return np.asarray(eigs(operator, 2, which="LM", v0=first, tol=1e-6, return_eigenvectors=False))

@@ -12,7 +12,7 @@ import torch
 import gflow
 import gflow.advice
 from gflow.advice_text import conclusion
-from gflow.curvature import Point, TimeScales, largest_steps, point_of
+from gflow.curvature import Point, TimeScales, largest_steps, point_of, rates_along
 from gflow.status import Status
 from gflow.step_verdicts import Curve, short
 
@@ -245,7 +245,12 @@ def test_many_parameters_have_their_extremes() -> None:
     well = Point(9.0, np.zeros(600), 0.0, 0.0, rates := np.array([0.5, 2.0]), rates)
     assert (well.negative, well.flat, well.slowest_rate) == (0, 0, 0.5)
     assert TimeScales.at(well).stiffness == 4.0  # type: ignore[union-attr]
+    lost = torch.stack([theta, theta.index_fill(0, torch.tensor(510), 1.0), theta])
+    found = rates_along(problem, lost)
+    np.testing.assert_allclose(found[[0, 2]], expected[[0, -1]][None].repeat(2, 0), rtol=1e-8)
+    assert np.isnan(found[1]).all()
     other = gflow.Problem(gflow.LinearDEQ(510), x, x[:, 0], backward="jfb")
+    assert np.isnan(rates_along(other, lost)[1]).all()
     rates = np.linalg.eigvals(other.jacobian(theta).numpy())
     leading = point_of(other, 0.0, theta).rates
     assert max(abs(leading)) == pytest.approx(max(abs(rates)), rel=1e-6)

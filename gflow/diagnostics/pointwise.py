@@ -6,21 +6,15 @@ A new one is one function and one line of :data:`POINTWISE`, beside its line in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from gflow.diagnostics.rows import row_equilibria
+from gflow.diagnostics.spectrum import spectra_at_saves
 from gflow.models.base import Equilibrium
 from gflow.problem import EXACT, Problem
-
-SHARPNESS_LIMIT = 500
-"""Parameters up to which the sharpness is computed, from the exact Hessian."""
-SHARPNESS_WORK = 200 * 32**2
-"""Saves x P^2 up to which the sharpness is computed at every save; beyond, at fewer."""
-SHARPNESS_LEAST = 5
-"""Saves at which it is computed at least, the first and the last among them."""
 
 
 def loss(problem: Problem, equilibrium: Equilibrium) -> Tensor:
@@ -32,6 +26,11 @@ def gradient_norm(problem: Problem, equilibrium: Equilibrium) -> Tensor:
     """Norm (B,) of the gradient that the problem's backward gives."""
     norm: Tensor = torch.linalg.vector_norm(problem.gradient_at(equilibrium), dim=-1)
     return norm
+
+
+def accuracy(problem: Problem, equilibrium: Equilibrium) -> Tensor:
+    """Share (B,) of the samples that are classified rightly."""
+    return problem.accuracy_at(equilibrium)
 
 
 def sphere_radius(problem: Problem, equilibrium: Equilibrium) -> Tensor:
@@ -54,12 +53,10 @@ def equilibrium_residual(problem: Problem, equilibrium: Equilibrium) -> Tensor:
     return problem.model.residual(equilibrium, problem.x)
 
 
-def sharpness(problem: Problem, equilibrium: Equilibrium) -> Tensor:
-    """Largest eigenvalue (B,) of the loss's exact Hessian."""
-    hessian = problem.jacobian_at(equilibrium, EXACT)
-    valid = torch.isfinite(hessian).all(-1).all(-1)
-    values = torch.linalg.eigvalsh(torch.where(valid[..., None, None], hessian, 0.0))[..., -1]
-    return torch.where(valid, values, torch.nan)
+def adjoint_residual(problem: Problem, equilibrium: Equilibrium) -> Tensor:
+    """Largest relative residual (B,) of the adjoint equation over the samples."""
+    problem.gradient_at(equilibrium, EXACT)
+    return problem.model.adjoint_residual(equilibrium)
 
 
 ALWAYS = ("loss", "gradient_norm")
@@ -68,17 +65,27 @@ ALWAYS = ("loss", "gradient_norm")
 POINTWISE: dict[str, Callable[[Problem, Equilibrium], Tensor]] = {
     "loss": loss,
     "gradient_norm": gradient_norm,
+    "accuracy": accuracy,
     "sphere_radius": sphere_radius,
     "singular_distance": singular_distance,
     "conditioning": conditioning,
     "equilibrium_residual": equilibrium_residual,
+    "adjoint_residual": adjoint_residual,
 }
 
 
 def evaluate_pointwise(
-    problem: Problem, theta: Tensor, names: Collection[str], every_sharpness: bool = False
+    problem: Problem,
+    theta: Tensor,
+    names: Collection[str],
+    every_sharpness: bool = False,
+    eigenvalues: int = 0,
+    step_sizes: Sequence[float] | None = None,
 ) -> dict[str, Tensor]:
     """Diagnostics at thetas (..., P), each of shape (...); equilibria are solved once for all.
+
+    Those of the spectrum have a dimension more, and are solved for apart, see
+    :func:`gflow.diagnostics.spectrum.spectra_at_saves`.
 
     Parameters
     ----------
@@ -89,44 +96,31 @@ def evaluate_pointwise(
     names : collection of str
         Keys of :data:`POINTWISE`, and ``sharpness``; what the model does not give is left out.
     every_sharpness : bool
-        Compute the sharpness at every save, whatever it costs.
+        Compute sharpness and eigenvalues at every save, whatever it costs.
+    eigenvalues : int
+        How many of the Hessian's largest eigenvalues to give, 0 for none.
+    step_sizes : sequence of float, optional
+        Of the descents that theta (S, R, P) are the records of.
     """
     runs = theta if theta.ndim > 2 else theta.reshape(1, -1, theta.shape[-1])
     owners = torch.arange(len(runs), device=theta.device)
     flat = theta.reshape(-1, theta.shape[-1])
     rows = owners.repeat_interleave(len(flat) // len(runs))
     given = {*ALWAYS, *problem.model.diagnostics}.intersection(names)
+    if problem.loss_function.classifies and "accuracy" in names:
+        given.add("accuracy")
     chosen = {name: function for name, function in POINTWISE.items() if name in given}
     parts: dict[str, list[Tensor]] = {name: [] for name in chosen}
     for part, equilibrium in row_equilibria(problem, flat, rows):
         for name, function in chosen.items():
             value = function(part, equilibrium)
             parts[name].append(torch.where(equilibrium.valid, value, torch.nan))
-    found = {name: torch.cat(values) for name, values in parts.items()}
-    if "sharpness" in names and problem.n_parameters <= SHARPNESS_LIMIT:
-        found["sharpness"] = _sharpness_at_saves(problem, runs.flatten(1, -2), every_sharpness)
-    return {name: value.reshape(theta.shape[:-1]) for name, value in found.items()}
-
-
-def _sharpness_at_saves(problem: Problem, runs: Tensor, every: bool) -> Tensor:
-    """Sharpness (R, T) of the saves (R, T, P): of each run as many as its share of the work."""
-    size = runs.shape[-1]
-    share = max(SHARPNESS_LEAST, SHARPNESS_WORK // size**2 // len(runs))
-    values = runs.new_full(runs.shape[:-1], torch.nan)
-    saved = ~torch.isnan(runs).any(-1)
-    chosen = saved if every else torch.stack([_spread(run, share) for run in saved])
-    owners, places = torch.nonzero(chosen, as_tuple=True)
-    for part, equilibrium in row_equilibria(problem, runs[owners, places], owners, cost=size):
-        found = sharpness(part, equilibrium)
-        values[owners[: len(found)], places[: len(found)]] = found
-        owners, places = owners[len(found) :], places[len(found) :]
-    return values
-
-
-def _spread(saved: Tensor, share: int) -> Tensor:
-    """Mask (T,) of at most `share` of the saves, evenly spread, the first and last among them."""
-    places = torch.nonzero(saved)[:, 0]
-    spread = torch.linspace(0, len(places) - 1, min(len(places), share), dtype=torch.float64)
-    chosen = torch.zeros_like(saved)
-    chosen[places[spread.round().long().to(places.device)]] = True
-    return chosen
+    shape = theta.shape[:-1]
+    found = {name: torch.cat(values).reshape(shape) for name, values in parts.items()}
+    if "sharpness" in names or eigenvalues:
+        saves = runs.flatten(1, -2)
+        spectra = spectra_at_saves(problem, saves, eigenvalues, every_sharpness, step_sizes)
+        if "sharpness" not in names:
+            del spectra["sharpness"]
+        found |= {name: v.reshape(shape + v.shape[2:]) for name, v in spectra.items()}
+    return found

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from gflow.diagnostics.pointwise import POINTWISE, evaluate_pointwise
-from gflow.models import LinearDEQ, SingleIndexDEQ
+from gflow.models import LinearDEQ, SingleIndexDEQ, VectorDEQ
 from gflow.problem import Problem
 from gflow.stacking import ProblemStack
 
-ALL = (*POINTWISE, "sharpness")
+ALL = (*(name for name in POINTWISE if name not in ("accuracy", "adjoint_residual")), "sharpness")
+"""Those of a regression."""
 
 
 def _problem(name="tanh", backward="exact", d=2, dtype="float64"):
@@ -53,6 +54,19 @@ def test_each_is_its_definition(name, backward):
         for key, value in expected.items():
             tolerance = 1e-6 if key == "singular_distance" else 1e-12
             assert float(found[key][row]) == pytest.approx(value, rel=tolerance, abs=1e-15), key
+
+
+@pytest.mark.parametrize("backward", ["exact", "jfb"])
+@pytest.mark.parametrize("adjoint", ["direct", "gmres", "fixed_point"])
+def test_the_adjoints_residual_is_the_equations(backward, adjoint):
+    rng = np.random.default_rng(0)
+    model = VectorDEQ(2, 5, 3, adjoint=adjoint, tolerance=1e-6)
+    problem = Problem(model, rng.normal(size=(7, 2)), rng.normal(size=(7, 3)), backward=backward)
+    theta = torch.tensor(np.stack([model.initial(seed) for seed in range(3)]))
+    found = evaluate_pointwise(problem, theta, ["adjoint_residual"])["adjoint_residual"]
+    assert found.shape == (3,)
+    assert bool((found < 1e-5).all())
+    assert (float(found.max()) > 1e-12) == (adjoint != "direct")
 
 
 def test_the_sharpness_may_be_negative_and_is_not_the_largest_modulus():
@@ -116,8 +130,8 @@ def test_the_equilibria_are_solved_once_for_all_but_the_sharpness(monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 40])
 def test_a_costly_sharpness_is_computed_at_a_few_saves_the_ends_among_them(monkeypatch, count):
-    monkeypatch.setattr("gflow.diagnostics.pointwise.SHARPNESS_WORK", 0)
-    monkeypatch.setattr("gflow.diagnostics.pointwise.SHARPNESS_LEAST", 5)
+    monkeypatch.setattr("gflow.diagnostics.spectrum.SHARPNESS_WORK", 0)
+    monkeypatch.setattr("gflow.diagnostics.spectrum.SHARPNESS_LEAST", 5)
     problem, theta = _problem(), _thetas(count)
     some = evaluate_pointwise(problem, theta, ["sharpness"])["sharpness"]
     each = evaluate_pointwise(problem, theta, ["sharpness"], every_sharpness=True)["sharpness"]
@@ -132,8 +146,8 @@ def test_a_costly_sharpness_is_computed_at_a_few_saves_the_ends_among_them(monke
 
 
 def test_a_costly_sharpness_skips_the_padding_of_shorter_runs(monkeypatch):
-    monkeypatch.setattr("gflow.diagnostics.pointwise.SHARPNESS_WORK", 0)
-    monkeypatch.setattr("gflow.diagnostics.pointwise.SHARPNESS_LEAST", 3)
+    monkeypatch.setattr("gflow.diagnostics.spectrum.SHARPNESS_WORK", 0)
+    monkeypatch.setattr("gflow.diagnostics.spectrum.SHARPNESS_LEAST", 3)
     theta = _thetas(3, 9)
     theta[1, 4:] = torch.nan
     theta[2] = torch.nan
@@ -142,11 +156,6 @@ def test_a_costly_sharpness_skips_the_padding_of_shorter_runs(monkeypatch):
     assert places[0] == [0, 4, 8]
     assert (len(places[1]), places[1][0], places[1][-1]) == (3, 0, 3)
     assert places[2] == []
-
-
-def test_beyond_the_limit_there_is_no_sharpness(monkeypatch):
-    monkeypatch.setattr("gflow.diagnostics.pointwise.SHARPNESS_LIMIT", 2)
-    assert set(evaluate_pointwise(_problem(), _thetas(2), ALL)) == set(POINTWISE)
 
 
 def test_float32_is_kept():
