@@ -157,6 +157,10 @@ class Model(ABC):
         """Largest residual of the original equation over the inputs, shape (...)."""
         raise NotImplementedError
 
+    def adjoint_residual(self, equilibrium: Equilibrium) -> Tensor:
+        """Largest relative residual (...) of the adjoint equation that was solved there last."""
+        raise NotImplementedError
+
     def conditioning(self, equilibrium: Equilibrium) -> Tensor:
         """Smallest |1 - J| over the inputs, shape (...); 0 where the gradient is singular."""
         raise NotImplementedError
@@ -191,6 +195,10 @@ class Model(ABC):
     @abstractmethod
     def branch(self, theta: Tensor) -> Tensor:
         """Integer label (...) of the solution branch."""
+
+    def invariants(self, theta: Tensor) -> dict[str, Tensor]:
+        """What the exact gradient flow conserves, by name, each of shape (..., k); none here."""
+        return {}
 
     def sphere_radius(self, theta: Tensor) -> Tensor:
         """Distance (...) to the centre of the model's conserved sphere, or what stands for it."""

@@ -1,0 +1,343 @@
+"""Vector DEQ: z = sigma(W z + U x + b) in R^m, output C z + c in R^o."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gflow.equilibrium.adjoint import Backward
+from gflow.equilibrium.iteration import METHODS as SOLVERS
+from gflow.equilibrium.iteration import TOLERANCE, solve_fixed_point
+from gflow.equilibrium.linear import METHODS as ADJOINTS
+from gflow.errors import ProblemError
+from gflow.losses import Bend
+from gflow.models.activations import Activation, parse_activation
+from gflow.models.base import Equilibrium, Model
+from gflow.models.vector_adjoint import Differentiation
+from gflow.models.vector_layout import Layout
+from gflow.models.vector_start import start_projection, start_weights
+from gflow.models.vector_state import (
+    NUMBERS,
+    Factors,
+    FixedPointMap,
+    VectorEquilibrium,
+    Workspace,
+    lost_rows,
+)
+from gflow.models.vector_theory import CONSERVED, margin, regular_at
+from gflow.models.vector_track import SHARED_FROM, system, track
+
+MAX_ITERATIONS = 1000
+"""For the few hard samples; the others are done after about ten."""
+REMEMBERED = 16
+"""Lost equilibria that can still be explained."""
+
+
+class VectorDEQ(Model):
+    """A DEQ with a vector equilibrium per sample and an affine read-out.
+
+    Parameters
+    ----------
+    dim : int
+        Length d of the inputs.
+    width : int
+        Length m of the equilibrium.
+    outputs : int
+        Length o of the output, which has shape (o,) even where o = 1.
+    activation : str or Activation
+        A name of :mod:`gflow.models.activations`; ``identity`` gives the matrix linear DEQ, solved
+        in closed form.
+    train : sequence of str
+        The trained blocks, of W, U, b, C and c; theta is their concatenation in that order, each
+        row by row.
+    fixed : mapping of str to array, optional
+        Values of others. Unless given, b and c are 0 and C, if o = m, is the identity.
+    solver : str
+        A method of :mod:`gflow.equilibrium.iteration`.
+    adjoint : str
+        A method of :mod:`gflow.equilibrium.linear`.
+    tolerance : float, optional
+        Of the fixed points and of iterative adjoints: what the dtype allows unless given.
+
+    Raises
+    ------
+    ProblemError
+        If a size is not a positive integer, a name unknown, or a block has no value.
+
+    Notes
+    -----
+    An equilibrium is valid if it was reached at every sample and lies on the branch that begins at
+    W = 0: where :meth:`singular_distance` does not certify that there is no other, det(I - J) must
+    be positive at every sample, since no continuous trajectory of theta can change its sign without
+    passing a point where the gradient is singular.
+    """
+
+    name = "vector"
+    diagnostics = (
+        "singular_distance",
+        "conditioning",
+        "equilibrium_residual",
+        "adjoint_residual",
+    )
+
+    def __init__(
+        self,
+        dim: int,
+        width: int,
+        outputs: int = 1,
+        activation: str | Activation = "tanh",
+        train: Sequence[str] = ("W", "U", "b", "C", "c"),
+        fixed: Mapping[str, Any] | None = None,
+        solver: str = "auto",
+        adjoint: str = "auto",
+        tolerance: float | None = None,
+    ) -> None:
+        self.dim, self.width = _size(dim, "dim"), _size(width, "width")
+        self.output_shape = (_size(outputs, "outputs"),)
+        self.activation = parse_activation(activation)
+        self.layout = Layout(self.dim, self.width, *self.output_shape, train, fixed or {})
+        self.solver, self.adjoint = _named(solver, "solver", SOLVERS), adjoint
+        self.tolerance = tolerance
+        self.smooth = not self.activation.kinks
+        self.sample_width = 4 * self.width + self.output_shape[0]
+        self._differentiation = Differentiation(
+            self.layout, self.activation, _named(adjoint, "adjoint", ADJOINTS), tolerance
+        )
+        self._lost: list[tuple[Tensor, str]] = []
+
+    def __repr__(self) -> str:
+        own = f"dim={self.dim}, width={self.width}, outputs={self.output_shape[0]}"
+        return f'VectorDEQ({own}, activation="{self.activation.name}", train={self.layout.train})'
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """``W[0,0]``, ``W[0,1]``, ..., of the trained blocks."""
+        return self.layout.names
+
+    @property
+    def family(self) -> object:
+        """Models written alike with the same fixed blocks."""
+        values = tuple((name, value.tobytes()) for name, value in self.layout.fixed.items())
+        return repr(self), values, self.solver, self.adjoint, self.tolerance
+
+    def initial(
+        self, seed: int, scheme: str = "spectral", radius: float = 0.5, scale: float = 1.0
+    ) -> np.ndarray[Any, Any]:
+        """A random theta (P,): W by a scheme of :mod:`gflow.models.vector_start`, biases 0.
+
+        Parameters
+        ----------
+        seed : int
+        scheme : str
+            ``spectral``, ``norm`` or ``monotone``.
+        radius : float
+            The spectral radius or norm of W; for ``monotone`` a bound of the largest eigenvalue of
+            (W + W^T) / 2.
+        scale : float
+            U and C are Gaussian with standard deviation scale / sqrt(fan-in).
+        """
+        generator = np.random.default_rng(seed)
+        drawn = {
+            "W": start_weights(generator, self.width, scheme, radius),
+            "U": start_projection(generator, (self.width, self.dim), scale),
+            "b": np.zeros(self.width),
+            "C": start_projection(generator, (self.output_shape[0], self.width), scale),
+            "c": np.zeros(self.output_shape),
+        }
+        return np.concatenate([drawn[name].ravel() for name in self.layout.train])
+
+    def equilibrium(
+        self, theta: Tensor, x: Tensor, warm: Tensor | Equilibrium | None = None
+    ) -> VectorEquilibrium:
+        """Solve every sample from `warm`, equilibria z (..., n, m), or from 0."""
+        finite = torch.isfinite(theta).all(-1)
+        blocks = self.layout.split(torch.where(finite[..., None], theta, 0.0))
+        drive = blocks.drive(x)
+        drive = drive.expand(*theta.shape[:-1], *drive.shape[-2:])
+        space = Workspace()
+        if self.activation.name == "identity":
+            space.factors = Factors.of(system(blocks.W, torch.ones_like(drive[..., :1, :])))
+            z = space.factors.solve(drive, False)
+            reached = torch.isfinite(z).all(-1)
+        else:
+            z, reached = self._iterate(blocks.W, drive, warm)
+        s = z @ blocks.W.mT + drive
+        value, slope = self.activation.jet(s, 1)
+        slope = slope[..., :1, :] if space.factors else slope
+        gap, found = (value - z).abs().amax(-1), finite & reached.all(-1)
+        solved = VectorEquilibrium(theta, blocks.read(z), z, slope, found, blocks, s, gap, space)
+        sign = self._sign(solved)
+        valid = found & (sign > 0)
+        if bool(valid.all()):
+            return solved
+        self._lost = [*self._lost, *lost_rows(solved, reached, sign)][-REMEMBERED:]
+        solved.output.masked_fill_(~valid[..., None, None], torch.nan)
+        return VectorEquilibrium(theta, solved.output, z, slope, valid, blocks, s, gap, space)
+
+    def _iterate(
+        self, weights: Tensor, drive: Tensor, warm: Tensor | Equilibrium | None
+    ) -> tuple[Tensor, Tensor]:
+        """Equilibria (..., n, m), and whether each was reached."""
+        if isinstance(warm, Equilibrium):
+            warm = warm.preactivation
+        start = torch.zeros_like(drive) if warm is None else warm.expand_as(drive)
+        if warm is not None:
+            start = torch.where(torch.isfinite(start).all(-1, keepdim=True), start, 0.0)
+        tolerance = self._floor(weights)
+        if warm is not None and self.solver == "auto":
+            start, near = track(weights, drive, self.activation, start, tolerance)
+            if near:
+                return start, torch.ones_like(start[..., 0], dtype=torch.bool)
+        stacked = weights if weights.ndim == 2 else weights.reshape(-1, self.width, self.width)
+        function = FixedPointMap(stacked, drive, self.activation)
+        found = solve_fixed_point(
+            function,
+            start.reshape(-1, self.width),
+            method=self.solver,
+            tolerance=tolerance,
+            max_iterations=MAX_ITERATIONS,
+            jacobian=function.jacobian,
+        )
+        return found.point.reshape(drive.shape), found.converged.reshape(drive.shape[:-1])
+
+    def _floor(self, weights: Tensor) -> float:
+        """The tolerance: no less than what rounding W z leaves."""
+        if self.tolerance is not None:
+            return self.tolerance
+        rounding = 16 * torch.finfo(weights.dtype).eps * self.activation.steepest
+        return max(TOLERANCE[weights.dtype], rounding * float(weights.abs().sum(-1).amax()))
+
+    def _sign(self, solved: VectorEquilibrium) -> Tensor:
+        """Smallest sign of det(I - J) over the samples, shape (...); the identity's is regular."""
+        if self.activation.name == "identity":
+            factors = solved.workspace.factors
+            assert factors is not None
+            regular: Tensor = factors.sign().abs()[..., 0]
+            return regular
+        weights, slope = solved.blocks.W, solved.slope
+        certified = (margin(weights, self.activation) > 0).expand(solved.valid.shape)
+        if bool(certified.all()):
+            return certified.to(slope)
+        large = self.width >= SHARED_FROM
+        factors = None if large else self._differentiation.factors(solved)
+        if factors is not None:
+            return factors.sign().amin(-1)
+        positive = certified[..., None] | regular_at(weights, slope, self.activation)
+        signs = positive.to(slope)
+        signs[~positive] = self._signs_of(solved, torch.nonzero(~positive))
+        return signs.amin(-1)
+
+    def _signs_of(self, solved: VectorEquilibrium, places: Tensor) -> Tensor:
+        """Signs of det(I - J) at some samples, by LU in chunks."""
+        signs = [solved.slope.new_empty(0)]
+        for part in torch.split(places, max(1, NUMBERS // self.width**2)):
+            *lead, sample = part.T
+            weights = solved.blocks.W[tuple(lead)] if solved.blocks.W.ndim > 2 else solved.blocks.W
+            slope = solved.slope[(*lead, sample)]
+            signs.append(Factors.of(system(weights, slope[..., None, :])).sign()[..., 0])
+        return torch.cat(signs)
+
+    def residual(self, equilibrium: Equilibrium, x: Tensor) -> Tensor:
+        """max_i |z_i - sigma(W z_i + U x_i + b)|, the largest entry."""
+        return _vector(equilibrium).gap.amax(-1)
+
+    def conditioning(self, equilibrium: Equilibrium) -> Tensor:
+        """Smallest singular value of I - J over the samples, NaN where it is not valid."""
+        solved = _vector(equilibrium)
+        weights, slope = solved.blocks.W, solved.slope
+        count = slope[..., :1, :].numel() * self.width
+        smallest = [
+            torch.linalg.svdvals(torch.nan_to_num(system(weights, part)))[..., -1]
+            for part in torch.split(slope, max(1, NUMBERS // count), -2)
+        ]
+        return torch.where(solved.valid, torch.cat(smallest, -1).amin(-1), torch.nan)
+
+    def adjoint_residual(self, equilibrium: Equilibrium) -> Tensor:
+        """Largest relative residual (...) of the adjoint solved there; NaN if none was."""
+        residual = _vector(equilibrium).workspace.adjoint_residual
+        nothing = torch.full_like(equilibrium.theta[..., 0], torch.nan)
+        return nothing if residual is None else residual
+
+    def pullback(
+        self, equilibrium: Equilibrium, x: Tensor, cotangent: Tensor, backward: Backward
+    ) -> Tensor:
+        """See :mod:`gflow.models.vector_adjoint`."""
+        return self._differentiation.gradient(_vector(equilibrium), x, cotangent, backward)
+
+    def pullback_jacobian(
+        self, equilibrium: Equilibrium, x: Tensor, first: Tensor, second: Bend, backward: Backward
+    ) -> Tensor:
+        """The derivative of the same, column by column."""
+        return self._differentiation.matrix(_vector(equilibrium), x, first, second, backward)
+
+    def pullback_jvp(
+        self,
+        equilibrium: Equilibrium,
+        x: Tensor,
+        first: Tensor,
+        second: Bend,
+        backward: Backward,
+        vector: Tensor,
+    ) -> Tensor:
+        """Its product with a vector, by two more linear solves."""
+        return self._differentiation.tangent(
+            _vector(equilibrium), x, first, second, backward, vector
+        )
+
+    def branch(self, theta: Tensor) -> Tensor:
+        """The sign of det(I - W) for the identity; else 0, for only one branch is valid."""
+        if self.activation.name != "identity":
+            return torch.zeros_like(theta[..., 0])
+        weights = self.layout.split(theta).W
+        sign: Tensor = torch.linalg.slogdet(torch.eye(self.width).to(theta) - weights)[0]
+        return sign.expand(theta.shape[:-1])
+
+    def singular_distance(self, theta: Tensor) -> Tensor:
+        """The margin of :mod:`gflow.models.vector_theory`: unique and regular if positive."""
+        return margin(self.layout.split(theta).W, self.activation).expand(theta.shape[:-1])
+
+    def invariants(self, theta: Tensor) -> dict[str, Tensor]:
+        """Q and K of :mod:`gflow.models.vector_theory`, each (..., m^2), where they are constant.
+
+        Only for the identity and with W trained: Q if U is trained and b is trained or 0, K if C
+        is trained.
+        """
+        if self.activation.name != "identity" or "W" not in self.layout.train:
+            return {}
+        trained, fixed = self.layout.train, self.layout.fixed
+        free = "U" in trained and ("b" in trained or not fixed["b"].any())
+        names = [name for name, held in (("Q", free), ("K", "C" in trained)) if held]
+        return {name: CONSERVED[name](self.layout.split(theta)).flatten(-2) for name in names}
+
+    def explain_loss_of_equilibrium(self, theta: Tensor) -> str:
+        """Name the worst sample, as it was found when theta was last tried."""
+        if not bool(torch.isfinite(theta).all()):
+            return "theta is not finite"
+        for known, sentence in reversed(self._lost):
+            if torch.equal(known, theta):
+                return sentence
+        return (
+            f"the certificate of uniqueness has margin {float(self.singular_distance(theta)):.3g}, "
+            "and at some sample no equilibrium was reached on the branch that begins at W = 0"
+        )
+
+
+def _vector(equilibrium: Equilibrium) -> VectorEquilibrium:
+    assert isinstance(equilibrium, VectorEquilibrium)
+    return equilibrium
+
+
+def _size(value: int, name: str) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise ProblemError(f"{name} is {value!r}; it must be a positive integer.")
+    return int(value)
+
+
+def _named(value: str, name: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise ProblemError(f'{name} is "{value}"; it must be one of {", ".join(known)}.')
+    return value
