@@ -30,8 +30,9 @@ from gflow.store.provenance import Provenance
 from gflow.study.claims import Claim
 from gflow.study.description import Cell, Run, StudyFile, cells, planned, read_description
 from gflow.study.interrupts import Watch
-from gflow.study.modules import call, sources
+from gflow.study.modules import call
 from gflow.study.results import RECORD, Results
+from gflow.user_code import sources
 
 RESULTS = Path("study-results")
 """Where datasets go by default, a folder a study, below the working directory."""
