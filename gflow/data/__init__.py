@@ -36,9 +36,9 @@ class Dataset:
     x
         Training inputs, shape (n, d), float64.
     y
-        Training targets, shape (n,), float64.
+        Training targets, shape (n,) or (n, k), float64.
     x_evaluation, y_evaluation
-        Evaluation inputs (m, d) and targets (m,), or None.
+        Evaluation inputs (m, d) and targets (m,) or (m, k), or None.
     feature_names
         Names of the d inputs.
     source
@@ -193,15 +193,17 @@ def _split(n: int, config: FileData) -> tuple[NDArray[np.intp], NDArray[np.intp]
 
 def _scaled(data: Dataset, config: FileData) -> Dataset:
     x_map = _affine(data.x, config.input_scaling, data.feature_names)
-    y_map = _affine(data.y[:, None], config.target_scaling, (config.target,))
+    columns = data.y.reshape(len(data.y), -1)
+    y_map = _affine(columns, config.target_scaling, config.targets)
     x_evaluation, y_evaluation = data.x_evaluation, data.y_evaluation
     if x_evaluation is not None and y_evaluation is not None:
         x_evaluation = _apply(x_map, x_evaluation)
-        y_evaluation = _apply(y_map, y_evaluation[:, None])[:, 0]
+        shape = y_evaluation.shape
+        y_evaluation = _apply(y_map, y_evaluation.reshape(shape[0], -1)).reshape(shape)
     return replace(
         data,
         x=_apply(x_map, data.x),
-        y=_apply(y_map, data.y[:, None])[:, 0],
+        y=_apply(y_map, columns).reshape(data.y.shape),
         x_evaluation=x_evaluation,
         y_evaluation=y_evaluation,
     )
@@ -211,7 +213,7 @@ def _affine(columns: Array, scaling: str, names: tuple[str, ...]) -> tuple[Array
     """Return centre and unit of each column, fitted on the training rows."""
     low, high = columns.min(axis=0), columns.max(axis=0)
     constant = [name for name, same in zip(names, low == high, strict=True) if same]
-    if constant and scaling != "none":
+    if constant and scaling not in ("none", "unit"):
         raise DataError(
             f'Column {show(constant[0])} is constant in the training rows; scaling "{scaling}" '
             "cannot scale it. Leave it out, or take another scaling."
@@ -219,6 +221,8 @@ def _affine(columns: Array, scaling: str, names: tuple[str, ...]) -> tuple[Array
     with np.errstate(all="ignore"):
         if scaling == "standard":
             return columns.mean(axis=0), columns.std(axis=0)
+        if scaling == "unit":
+            return np.zeros_like(low), np.full_like(low, abs(columns).max() or 1.0)
         if scaling == "range":
             return (low + high) / 2, (high - low) / 1.8
     return np.zeros_like(low), np.ones_like(low)

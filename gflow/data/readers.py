@@ -7,7 +7,8 @@ import io
 import math
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from stat import S_ISDIR
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,15 +27,15 @@ NETCDF_SUFFIXES = (".nc", ".nc4")
 
 
 class Columns(NamedTuple):
-    """Inputs x (n, d), targets y (n,), both float64 and finite, and the d inputs' names."""
+    """Inputs x (n, d), targets y (n,) or (n, k), all float64 and finite, and the inputs' names."""
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
     names: tuple[str, ...]
 
 
-def read_table(path: str | Path, inputs: Sequence[str], target: str) -> Columns:
-    """Read input columns and a target column.
+def read_table(path: str | Path, inputs: Sequence[str], target: str | Sequence[str]) -> Columns:
+    """Read input columns, and a target column or several.
 
     Numbers are read exactly: each decimal becomes the nearest float64.
 
@@ -44,10 +45,11 @@ def read_table(path: str | Path, inputs: Sequence[str], target: str) -> Columns:
         ``.csv``, ``.tsv`` or ``.txt``: UTF-8 text with a header line, separated by commas,
         semicolons or tabs; blank lines are skipped. ``.nc`` or ``.nc4``: netCDF.
     inputs
-        Column names. In netCDF: variables on the target's dimension, or one variable of shape
+        Column names, or patterns such as ``"p*"`` for all that match but the targets. In netCDF:
+        variables on the target's dimension, or one variable of shape
         (sample, feature), all of whose columns are used.
     target
-        Column name, or one-dimensional variable.
+        Column name, or one-dimensional variable; several give targets (n, k).
 
     Raises
     ------
@@ -58,7 +60,9 @@ def read_table(path: str | Path, inputs: Sequence[str], target: str) -> Columns:
     path = Path(path)
     _check_file(path)
     read = _read_csv if path.suffix.lower() in CSV_SUFFIXES else _read_netcdf
-    columns = read(path, inputs, target)
+    columns = read(path, inputs, [target] if isinstance(target, str) else target)
+    if isinstance(target, str):
+        columns = columns._replace(y=np.ascontiguousarray(columns.y[:, 0]))
     if len(columns.y) < 2:
         raise DataError(f"{path} has {len(columns.y)} rows of data; at least 2 are needed.")
     return columns
@@ -81,20 +85,36 @@ def _check_file(path: Path) -> None:
         raise DataError(f"{path} is empty.")
 
 
-def _read_csv(path: Path, inputs: Sequence[str], target: str) -> Columns:
+def _read_csv(path: Path, inputs: Sequence[str], targets: Sequence[str]) -> Columns:
     text = _text(path)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
     rows = (row for row in reader if any(cell.strip() for cell in row))
     values = array("d")
     try:
         header = [cell.strip() for cell in next(rows, [])]
-        wanted = [(name, _position(path, header, name)) for name in (*inputs, target)]
+        inputs = _matched(path, inputs, header, targets)
+        wanted = [(name, _position(path, header, name)) for name in (*inputs, *targets)]
         for row in rows:
             values.extend(_numbers(row, len(header), wanted, path, reader.line_num))
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: {error}.") from None
     table = np.array(values).reshape(-1, len(wanted))
-    return Columns(np.ascontiguousarray(table[:, :-1]), table[:, -1].copy(), tuple(inputs))
+    x, y = np.split(table, [len(inputs)], axis=1)
+    return Columns(np.ascontiguousarray(x), np.ascontiguousarray(y), tuple(inputs))
+
+
+def _matched(
+    path: Path, inputs: Sequence[str], known: Iterable[str], targets: Sequence[str]
+) -> list[str]:
+    """The inputs, each pattern that is no name itself replaced by the names that it matches."""
+    free, found = [name for name in known if name not in targets], dict[str, None]()
+    for one in inputs:
+        pattern = one not in free and any(sign in one for sign in "*?[")
+        names = [name for name in free if fnmatchcase(name, one)] if pattern else [one]
+        if not names:
+            raise DataError(f"{path} has no column like {show(one)} beside the target.")
+        found |= dict.fromkeys(names)
+    return list(found)
 
 
 def _text(path: Path) -> str:
@@ -148,29 +168,35 @@ def _is_finite_number(text: str) -> bool:
         return False
 
 
-def _read_netcdf(path: Path, inputs: Sequence[str], target: str) -> Columns:
+def _read_netcdf(path: Path, inputs: Sequence[str], targets: Sequence[str]) -> Columns:
     import xarray as xr
 
     try:
         with xr.open_dataset(path, engine="netcdf4", decode_times=False) as dataset:
-            found = {name: _variable(path, dataset, name) for name in (*inputs, target)}
+            inputs = _matched(path, inputs, map(str, dataset.data_vars), targets)
+            found = {name: _variable(path, dataset, name) for name in (*inputs, *targets)}
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise DataError(f"{path} cannot be read as netCDF: {error}.") from None
-    y = found[target]
-    if y.ndim != 1:
-        raise DataError(f"{path}: target {show(target)} has {y.ndim} dimensions; it must have 1.")
+    y = found[targets[0]]
+    for name in targets:
+        if found[name].ndim != 1:
+            dims = found[name].ndim
+            raise DataError(f"{path}: target {show(name)} has {dims} dimensions; it must have 1.")
     first = found[inputs[0]]
     if len(inputs) == 1 and first.ndim == 2 and y.dims[0] in first.dims:
         x = first.transpose(y.dims[0], ...)
-        return Columns(_array(x), _array(y), _feature_names(inputs[0], x))
-    for name in inputs:
+        return Columns(_array(x), _stacked(found, targets), _feature_names(inputs[0], x))
+    for name in (*inputs, *targets):
         if found[name].dims != y.dims:
             raise DataError(
                 f"{path}: {show(name)} has dimensions {_sizes(found[name])}, but the target "
-                f"{show(target)} has {_sizes(y)}; they must be the same."
+                f"{show(targets[0])} has {_sizes(y)}; they must be the same."
             )
-    x_columns = np.stack([_array(found[name]) for name in inputs], axis=1)
-    return Columns(x_columns, _array(y), tuple(inputs))
+    return Columns(_stacked(found, inputs), _stacked(found, targets), tuple(inputs))
+
+
+def _stacked(found: Mapping[str, xr.DataArray], names: Sequence[str]) -> NDArray[np.float64]:
+    return np.stack([_array(found[name]) for name in names], axis=1)
 
 
 def _variable(path: Path, dataset: xr.Dataset, name: str) -> xr.DataArray:

@@ -37,6 +37,30 @@ def test_csv_in_every_dialect(tmp_path, delimiter, newline):
     assert names == ("b", "a,;\tb")
 
 
+def test_patterns_and_several_targets(tmp_path):
+    path = write(tmp_path, "t.csv", "p1,y,q,p0,z,p*\n1,2,3,4,5,6\n7,8,9,0,1,2\n")
+    x, y, names = read_table(path, ["p?", "q"], ["z", "y"])
+    assert names == ("p1", "p0", "p*", "q")
+    assert x.tolist() == [[1, 4, 6, 3], [7, 0, 2, 9]]
+    assert y.tolist() == [[5, 2], [1, 8]]
+    assert read_table(path, ["p*"], "y").names == ("p*",)
+    assert read_table(path, ["*"], ["y"]).names == ("p1", "q", "p0", "z", "p*")
+    assert read_table(path, ["*"], ["y"]).y.shape == (2, 1)
+    assert complaint(path, ["a*"]) == ' has no column like "a*" beside the target.'
+
+
+def test_patterns_and_several_targets_of_netcdf(tmp_path):
+    path = tmp_path / "t.nc"
+    columns = {
+        name: ("sample", [1.0 + i, 2.0 + i]) for i, name in enumerate(["a1", "a2", "y", "z"])
+    }
+    xr.Dataset(columns).to_netcdf(path)
+    x, y, names = read_table(path, ["a*"], ["y", "z"])
+    assert names == ("a1", "a2")
+    assert x.tolist() == [[1, 2], [2, 3]]
+    assert y.tolist() == [[3, 4], [4, 5]]
+
+
 @given(st.lists(st.tuples(*[st.floats(allow_nan=False, allow_infinity=False)] * 3), min_size=2))
 def test_csv_is_exact(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "exact.csv"
