@@ -26,7 +26,7 @@ from torch import Tensor
 import gflow
 from gflow.errors import MethodError
 from gflow.flow_run import FlowOptions, run_flow
-from gflow.flows import FLOWS, gradient_flow
+from gflow.flows import flow_field, gradient_flow
 from gflow.integrators.base import Field
 from gflow.integrators.registry import resolve
 from gflow.integrators.trajectory import Trajectory
@@ -72,7 +72,8 @@ class Case:
     def recorded(self) -> tuple[list[Call], Trajectory]:
         """The calls of the integration, and its trajectory."""
         calls: list[Call] = []
-        with patch.dict(FLOWS, gradient=lambda problem: _recorder(gradient_flow(problem), calls)):
+        noted = lambda flow, problem: _recorder(flow_field(flow, problem), calls)  # noqa: E731
+        with patch("gflow.flow_run.flow_field", noted):
             return calls, self.integration()[0]
 
     @torch.no_grad()

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "DEQLayer": "gflow.equilibrium.layer",
     "LinearDEQ": "gflow.models",
+    "ModuleModel": "gflow.models",
     "SingleIndexDEQ": "gflow.models",
+    "VectorDEQ": "gflow.models",
     "Problem": "gflow.problem",
     "Objective": "gflow.objective",
     "Status": "gflow.status",
@@ -24,19 +27,23 @@ _HOMES = {
     "compare": "gflow.workbench",
     "open": "gflow.store.files",
     "save": "gflow.store.files",
+    "state_dict": "gflow.store.states",
     "validate": "gflow.schema",
     "plot_run": "gflow.plot",
 }
 _ORIGINAL_NAMES = {"open": "open_tree"}
 
 __all__ = [
+    "DEQLayer",
     "GflowError",
     "LinearDEQ",
+    "ModuleModel",
     "Objective",
     "Problem",
     "SingleIndexDEQ",
     "Status",
     "UsageError",
+    "VectorDEQ",
     "__version__",
     "advise",
     "compare",
@@ -45,13 +52,15 @@ __all__ = [
     "open",
     "plot_run",
     "save",
+    "state_dict",
     "validate",
 ]
 
 if TYPE_CHECKING:
     from gflow.advice import advise
+    from gflow.equilibrium.layer import DEQLayer
     from gflow.errors import GflowError, UsageError
-    from gflow.models import LinearDEQ, SingleIndexDEQ
+    from gflow.models import LinearDEQ, ModuleModel, SingleIndexDEQ, VectorDEQ
     from gflow.objective import Objective
     from gflow.plot import plot_run
     from gflow.problem import Problem
@@ -59,6 +68,7 @@ if TYPE_CHECKING:
     from gflow.status import Status
     from gflow.store.files import open_tree as open
     from gflow.store.files import save
+    from gflow.store.states import state_dict
     from gflow.workbench import compare, descend, integrate
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gflow import schema
 from gflow.descent import Descent
-from gflow.diagnostics.distance import nearest_on_path
+from gflow.diagnostics.conservation import invariant_drift
 from gflow.diagnostics.energy import EnergyAudit
 from gflow.diagnostics.pointwise import evaluate_pointwise
 from gflow.errors import ProblemError
@@ -37,18 +37,23 @@ def flow_group(
     observables: Observables | None = None,
     audit: EnergyAudit | None = None,
 ) -> xr.Dataset:
-    """The ``/flow`` group of one trajectory."""
-    values = _pointwise(problem, trajectory.theta, diagnostics, evaluation)
+    """The ``/flow`` group of one trajectory, whose states may be (theta, velocity)."""
+    theta, velocity = trajectory.theta.tensor_split([problem.n_parameters], dim=-1)
+    values = _pointwise(problem, theta, diagnostics, evaluation)
     if audit is not None:
         balance = values["loss"][0] - values["loss"]
         values["energy_residual"] = balance - audit.integral(trajectory.t).to(balance)
-    data = {name: (("time",), numpy_of(value)) for name, value in values.items()}
+    data = placed(values, ("time",))
+    if diagnostics.get("invariant_drift", True):
+        data |= conserved(problem, theta, ("time",))
+    if velocity.shape[-1]:
+        data["velocity"] = (("time", "parameter"), numpy_of(velocity))
     return labelled(
         "flow",
         {
-            "theta": (("time", "parameter"), numpy_of(trajectory.theta)),
+            "theta": (("time", "parameter"), numpy_of(theta)),
             **data,
-            **observed(trajectory.theta, observables or {}, ("time",)),
+            **observed(theta, observables or {}, ("time",)),
             "status": ((), str(trajectory.status)),
             "status_message": ((), trajectory.message),
             "method": ((), trajectory.method),
@@ -79,12 +84,15 @@ def descent_group(
 ) -> xr.Dataset:
     """The ``/descent`` group: all step sizes."""
     dims = ("step_size", "record")
-    values = _pointwise(problem, descent.theta, diagnostics, evaluation)
-    if problem.model.conserves_sphere:
+    etas = descent.step_sizes.tolist()
+    values = _pointwise(problem, descent.theta, diagnostics, evaluation, etas)
+    if problem.model.conserves_sphere and not bool(descent.squared_updates[:, 0].isnan().all()):
         square = problem.model.sphere_radius(descent.theta) ** 2
         drift = square - square[:, :1] - descent.squared_updates
         values["drift_identity_residual"] = drift
-    data = {name: (dims, numpy_of(value)) for name, value in values.items()}
+    data = placed(values, dims)
+    if diagnostics.get("invariant_drift", True):
+        data |= conserved(problem, descent.theta, dims)
     return labelled(
         "descent",
         {
@@ -103,31 +111,6 @@ def descent_group(
             "parameter": list(problem.model.parameter_names),
         },
     )
-
-
-def comparison_group(problem: Problem, trajectory: Trajectory, descent: Descent) -> xr.Dataset:
-    """The ``/comparison`` group; NaN where the flow had ended before the record's time."""
-    assert trajectory.path is not None
-    dims = ("step_size", "record")
-    time = descent.time
-    flat, theta = torch.from_numpy(time.reshape(-1)), descent.theta.flatten(0, 1)
-    reached = flat <= float(trajectory.t[-1]) * (1 + 1e-12)
-    partner = torch.full_like(theta, torch.nan)
-    if trajectory.path.steps:
-        partner[reached] = trajectory.path(flat[reached])
-        path_distance, nearest = nearest_on_path(trajectory.path, theta)
-    else:
-        path_distance, nearest = torch.full_like(flat, torch.nan), torch.full_like(flat, torch.nan)
-    losses = [evaluate_pointwise(problem, which, ["loss"])["loss"] for which in (theta, partner)]
-    values = {
-        "distance": torch.linalg.vector_norm(theta - partner, dim=-1),
-        "path_distance": path_distance,
-        "lag": nearest - flat,
-        "loss_difference": losses[0] - losses[1],
-    }
-    data = {name: (dims, numpy_of(value).reshape(time.shape)) for name, value in values.items()}
-    coords = {"step_size": descent.step_sizes, "record": np.arange(time.shape[1])}
-    return labelled("comparison", {"time": (dims, time), **data}, coords)
 
 
 def reference_group(
@@ -242,15 +225,38 @@ def described_apart(described: xr.Dataset, problems: Sequence[Problem]) -> xr.Da
     return apart.assign_attrs({**described.attrs, **common, "conserves_sphere": int(conserving)})
 
 
+def placed(values: Mapping[str, Tensor], dims: tuple[str, ...]) -> dict[str, Any]:
+    """Diagnostics as variables; what has a dimension more is of the Hessian's modes."""
+    return {
+        name: ((*dims, "mode")[: value.ndim], numpy_of(value)) for name, value in values.items()
+    }
+
+
 def _pointwise(
-    problem: Problem, theta: Tensor, diagnostics: Mapping[str, Any], evaluation: Problem | None
+    problem: Problem,
+    theta: Tensor,
+    diagnostics: Mapping[str, Any],
+    evaluation: Problem | None,
+    step_sizes: Sequence[float] | None = None,
 ) -> dict[str, Tensor]:
     wanted = ["loss", *(name for name, on in diagnostics.items() if on)]
     every = diagnostics.get("sharpness") == "all"
-    values = evaluate_pointwise(problem, theta, wanted, every)
+    modes = int(diagnostics.get("eigenvalues", 0))
+    values = evaluate_pointwise(problem, theta, wanted, every, modes, step_sizes)
     if evaluation is not None and diagnostics.get("evaluation_loss", True):
-        values["evaluation_loss"] = evaluate_pointwise(evaluation, theta, ["loss"])["loss"]
+        names = [name for name in ("loss", "accuracy") if name in wanted]
+        beside = evaluate_pointwise(evaluation, theta, names)
+        values |= {f"evaluation_{name}": value for name, value in beside.items()}
     return values
+
+
+def conserved(problem: Problem, theta: Tensor, dims: tuple[str, ...]) -> dict[str, Any]:
+    """Drift of what the model's flow conserves, with the invariants' names; {} if it has none."""
+    names, drift = invariant_drift(problem.model, theta)
+    if not names:
+        return {}
+    table = xr.DataArray(numpy_of(drift), dims=(*dims, "invariant"))
+    return {"invariant_drift": table.assign_coords(invariant=list(names))}
 
 
 def check_observables(observables: Observables, theta0: Tensor) -> None:

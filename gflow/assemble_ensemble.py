@@ -10,7 +10,16 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from gflow.assemble import INTEGERS, Observables, closed_forms, labelled, numpy_of, observed
+from gflow.assemble import (
+    INTEGERS,
+    Observables,
+    closed_forms,
+    conserved,
+    labelled,
+    numpy_of,
+    observed,
+    placed,
+)
 from gflow.diagnostics.pointwise import evaluate_pointwise
 from gflow.ensemble_run import EnsembleRun
 from gflow.integrators.trajectory import LOG_COLUMNS, Trajectory
@@ -40,15 +49,16 @@ def flow_group(
         A problem on the evaluation set, None if there is none.
     observables : mapping
     """
-    theta, members = run.theta, run.trajectories
+    theta, velocity, members = run.theta, run.velocity, run.trajectories
     dims = ("trajectory", "time")
     values = _diagnosed(problems, run, theta, diagnostics, evaluation)
     ending = ["loss", *(name for name in ("gradient_norm", "sharpness") if diagnostics[name])]
     final = _grouped(problems, run.theta_final[:, None], ending)
     data = {
         "theta": ((*dims, "parameter"), numpy_of(theta)),
-        **{name: (dims, numpy_of(value)) for name, value in values.items()},
+        **placed(values, dims),
         **observed(theta, observables, dims),
+        **({} if velocity is None else {"velocity": ((*dims, "parameter"), numpy_of(velocity))}),
         "wall_seconds": ((), run.wall_seconds),
         "theta_final": (("trajectory", "parameter"), numpy_of(run.theta_final)),
     }
@@ -62,8 +72,14 @@ def flow_group(
         **{f"{name}_final": numpy_of(value[:, 0]) for name, value in final.items()},
     }
     data |= {name: (("trajectory",), value) for name, value in each.items()}
+    if diagnostics["invariant_drift"] and _alike(problems):
+        data |= conserved(problems[0], theta, dims)
     names = list(problems[0].model.parameter_names)
     return labelled("flow", data, {"time": run.times, "parameter": names})
+
+
+def _alike(problems: Sequence[Problem]) -> bool:
+    return all(problem.model is problems[0].model for problem in problems)
 
 
 def steps_group(members: Sequence[Trajectory]) -> xr.Dataset:
@@ -108,12 +124,15 @@ def _diagnosed(
     evaluation: Callable[[Problem], Problem | None],
 ) -> Values:
     wanted = ["loss", *(name for name, on in diagnostics.items() if on)]
-    values = _grouped(problems, theta, wanted, diagnostics["sharpness"] == "all")
+    every = diagnostics["sharpness"] == "all"
+    values = _grouped(problems, theta, wanted, every, int(diagnostics["eigenvalues"]))
     known = {id(problem): evaluation(problem) for problem in problems}
     others = [known[id(problem)] for problem in problems]
     present = [other for other in others if other is not None]
     if present and diagnostics["evaluation_loss"]:
-        values["evaluation_loss"] = _grouped(present, theta, ["loss"])["loss"]
+        names = [name for name in ("loss", "accuracy") if name in wanted]
+        beside = _grouped(present, theta, names)
+        values |= {f"evaluation_{name}": value for name, value in beside.items()}
     if run.dissipated is not None:
         loss = values["loss"].cpu().double()
         values["energy_residual"] = loss[:, :1] - loss - run.dissipated
@@ -121,13 +140,18 @@ def _diagnosed(
 
 
 def _grouped(
-    problems: Sequence[Problem], theta: Tensor, names: Sequence[str], every: bool = False
+    problems: Sequence[Problem],
+    theta: Tensor,
+    names: Sequence[str],
+    every: bool = False,
+    modes: int = 0,
 ) -> Values:
-    """Pointwise diagnostics (B, T) of each problem at its thetas (B, T, P)."""
+    """Pointwise diagnostics (B, T), or (B, T, modes), of each problem at its thetas (B, T, P)."""
     values: Values = {}
     for indices, problem in group_problems(problems):
-        found = evaluate_pointwise(problem, theta[indices], names, every)
+        found = evaluate_pointwise(problem, theta[indices], names, every, modes)
         for name, value in found.items():
-            table = values.setdefault(name, value.new_full(theta.shape[:2], torch.nan))
+            shape = (len(theta), *value.shape[1:])
+            table = values.setdefault(name, value.new_full(shape, torch.nan))
             table[indices] = value
     return values

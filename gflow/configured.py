@@ -15,10 +15,15 @@ from gflow.config import Config
 from gflow.data import Dataset, load_data
 from gflow.errors import ConfigError, EquilibriumError
 from gflow.flow_run import ProgressCallback
-from gflow.models import MODELS, Model
+from gflow.models import LinearDEQ, Model, ModuleModel, SingleIndexDEQ, VectorDEQ
+from gflow.models.factory import load_factory
 from gflow.problem import Problem
 from gflow.store.provenance import Provenance
+from gflow.wording import show
 from gflow.workbench import compare, descend, integrate
+
+SCALAR = ("linear", "single_index")
+"""Kinds of models of one output."""
 
 Kind = Literal["integrate", "descend", "compare"]
 
@@ -62,10 +67,11 @@ def run_config(
         "evaluation": None if data.x_evaluation is None else (data.x_evaluation, data.y_evaluation),
         "diagnostics": config.diagnostics.model_dump(),
         "store_data": config.run.store_data,
+        "store_theta": config.run.store_theta,
         "progress": progress,
         "provenance": Provenance(command, config.to_toml(), data.source, data.feature_names),
     }
-    start = make_start(config, problem.n_parameters)
+    start = make_start(config, problem.model)
     if kind == "integrate":
         return integrate(problem, start, **_flow_arguments(config), **arguments)
     assert config.descent is not None
@@ -80,6 +86,8 @@ def run_config(
             records=table.records,
             spacing=table.spacing,
             wall_seconds=wall_seconds,
+            schedule=table.schedule,
+            **_descent_flow(config),
             **arguments,
         )
     return compare(
@@ -90,6 +98,7 @@ def run_config(
         descent_t_end=end,
         descent_spacing=table.spacing,
         descent_wall_seconds=wall_seconds,
+        schedule=table.schedule,
         **_flow_arguments(config),
         **arguments,
     )
@@ -98,37 +107,73 @@ def run_config(
 def make_problem(config: Config, folder: Path) -> tuple[Problem, Dataset]:
     """The problem and the data it was built on."""
     data = load_data(config.data, _teacher(config), config.model.dim, folder)
+    scalar = config.model.kind in SCALAR
     problem = Problem(
-        _model(config, data.x.shape[1]),
+        make_model(config, data, folder),
         data.x,
         data.y,
+        loss=config.model.loss,
         backward=config.model.backward,
         dtype=config.run.dtype,
         device=config.run.device,
-        theta_target=data.theta_target,
+        theta_target=data.theta_target if scalar else None,
     )
     return problem, data
 
 
-def make_start(config: Config, n_parameters: int) -> np.ndarray:
-    """theta0 (P,): as given, or offset + scale * standard normal."""
+def make_start(config: Config, model: Model) -> np.ndarray:
+    """theta0 (P,): as given; drawn as the model likes it, or as offset + scale * normal."""
     start = config.start
-    if start.theta is not None:
+    if start is not None and start.theta is not None:
         return np.array(start.theta)
-    offset = np.zeros(n_parameters) if start.offset is None else np.array(start.offset)
-    return offset + np.random.default_rng(start.seed).normal(0, start.scale, n_parameters)
+    if isinstance(model, ModuleModel):
+        return np.asarray(model.initial())
+    assert start is not None
+    assert start.seed is not None
+    if isinstance(model, VectorDEQ):
+        scale = 1.0 if start.scale is None else start.scale
+        return model.initial(start.seed, start.scheme, start.radius, scale)
+    size = model.n_parameters
+    offset = np.zeros(size) if start.offset is None else np.array(start.offset)
+    scale = 0.1 if start.scale is None else start.scale
+    return offset + np.random.default_rng(start.seed).normal(0, scale, size)
 
 
-def _model(config: Config, dim: int) -> Model:
-    kind = MODELS[config.model.kind]
-    if config.model.kind == "linear":
-        return kind(dim=dim)  # type: ignore[call-arg]
-    return kind(dim=dim, activation=config.model.activation)  # type: ignore[call-arg]
+def make_model(config: Config, data: Dataset, folder: Path) -> Model:
+    """The model, with as many inputs and outputs as the data ask for."""
+    table, dim = config.model, data.x.shape[1]
+    if table.kind in SCALAR:
+        return _scalar_model(table.kind, dim, table.activation)
+    outputs = _outputs(table.loss, data.y)
+    if table.kind == "vector":
+        assert table.width is not None
+        return VectorDEQ(dim, table.width, outputs, table.activation, train=table.train)
+    assert table.factory is not None
+    if config.start is not None and config.start.seed is not None:
+        torch.manual_seed(config.start.seed)
+    return ModuleModel(load_factory(table.factory, folder, dim, outputs), chunk=table.chunk)
+
+
+def _outputs(loss: str, y: np.ndarray) -> int:
+    """How many the targets ask for: their columns, or the number of classes."""
+    if loss == "cross_entropy" and np.isfinite(y).all():
+        return max(2, int(y.max()) + 1)
+    return 1 if y.ndim == 1 else y.shape[1]
+
+
+def _scalar_model(kind: str, dim: int, activation: str) -> Model:
+    if kind == "linear":
+        return LinearDEQ(dim)
+    return SingleIndexDEQ(dim, activation)
 
 
 def _teacher(config: Config) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """The model itself at known parameters; a single-index DEQ where the model is another kind."""
+    kind = config.model.kind if config.model.kind in SCALAR else "single_index"
+
     def predict(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
-        teacher = Problem(_model(config, x.shape[1]), x, np.zeros(len(x)))
+        model = _scalar_model(kind, x.shape[1], config.model.activation)
+        teacher = Problem(model, x, np.zeros(len(x)))
         try:
             return np.asarray(teacher.predict(theta))
         except EquilibriumError as error:
@@ -142,12 +187,35 @@ def _check_tables(config: Config, kind: Kind) -> None:
         raise ConfigError(f"[flow] is missing; gflow {kind} needs at least flow.t_end.")
     if kind != "integrate" and config.descent is None:
         raise ConfigError(f"[descent] is missing; gflow {kind} needs descent.step_sizes.")
+    if kind == "compare":
+        _check_counterpart(config)
+
+
+def _check_counterpart(config: Config) -> None:
+    for key in ("kind", "weight_decay"):
+        own, flows = getattr(config.descent, key), getattr(config.flow, key)
+        if own not in (None, flows):
+            raise ConfigError(
+                f"descent.{key} is {show(own)} but flow.{key} is {show(flows)}; gflow compare runs "
+                f"the flow's own counterpart, so leave descent.{key} out."
+            )
 
 
 def _flow_arguments(config: Config) -> dict[str, Any]:
     assert config.flow is not None
     arguments = config.flow.model_dump()
     return {"flow": arguments.pop("kind"), **arguments}
+
+
+def _descent_flow(config: Config) -> dict[str, Any]:
+    """Which updates gflow descend makes: as its own table says, else as the flow's."""
+    assert config.descent is not None
+    own, flow = config.descent, config.flow
+    kind, decay = (flow.kind, flow.weight_decay) if flow else ("gradient", 0.0)
+    return {
+        "flow": own.kind or kind,
+        "weight_decay": decay if own.weight_decay is None else own.weight_decay,
+    }
 
 
 def _descent_end(config: Config) -> float:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gflow.descent import Descent, gradient_descent
+from gflow.descent import Descent, gradient_descent, record_times
 from gflow.flow_run import Progress, ProgressCallback, Ticker, loss_and_norm
+from gflow.flows import Flow
 from gflow.problem import Problem
 
 
@@ -22,12 +23,20 @@ class DescentPlan:
     records: int
     spacing: str
     wall_seconds: float
+    flow: Flow
+    schedule: str
+
+    def times(self) -> list[float]:
+        """Every time at which an iterate will be recorded, increasing."""
+        return record_times(
+            self.step_sizes, self.t_end, self.records, self.spacing, self.flow, self.schedule
+        )
 
 
 def run_descent(
     problem: Problem, start: Tensor, plan: DescentPlan, callback: ProgressCallback | None
 ) -> Descent:
-    """Run gradient descent, and tell a callback how it gets on."""
+    """Run the descents, and tell a callback how they get on."""
     ticker = Ticker()
 
     def report(fraction: float, theta: Tensor) -> None:
@@ -45,4 +54,6 @@ def run_descent(
         plan.spacing,
         wall_seconds=plan.wall_seconds,
         progress=report,
+        flow=plan.flow,
+        schedule=plan.schedule,
     )

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from gflow.diagnostics.energy import BatchAudit, EnergyAudit
 from gflow.ensemble_watch import BatchPath, BatchReporter, Share, Watch
-from gflow.flow_run import Flow, FlowOptions, ProgressCallback, Reporter, flow_field, step_note
+from gflow.flow_run import FlowOptions, FlowRun, ProgressCallback, Reporter, step_note
+from gflow.flows import flow_field
 from gflow.integrators.auto import EnsembleChoice, choose_ensemble
 from gflow.integrators.base import Field, Settings
 from gflow.integrators.driver import Observer, Target, verdict
@@ -39,12 +41,15 @@ class EnsembleRun:
     times : array, shape (T,)
         The saves, shared by all.
     trajectories : list of Trajectory
-        In the order of the problems; each ends in its own last point, a save or not.
+        In the order of the problems, of the flow's states; each ends in its own last point, a save
+        or not.
     reasons : list of str
         Why this method.
     dissipated : Tensor or None, shape (B, T)
         Dissipation integrated to each save; NaN beyond a trajectory's end. None if not audited.
     wall_seconds : float
+    n_parameters : int
+        P; a state has as many numbers, or more.
     """
 
     times: np.ndarray
@@ -52,6 +57,7 @@ class EnsembleRun:
     reasons: list[str]
     dissipated: Tensor | None
     wall_seconds: float
+    n_parameters: int
 
     @property
     def ends(self) -> np.ndarray:
@@ -61,6 +67,16 @@ class EnsembleRun:
     @property
     def theta(self) -> Tensor:
         """The saves (B, T, P), NaN beyond a trajectory's end."""
+        return self._states[..., : self.n_parameters]
+
+    @property
+    def velocity(self) -> Tensor | None:
+        """The velocities (B, T, P) there, of a flow of second order."""
+        found = self._states[..., self.n_parameters :]
+        return found if found.shape[-1] else None
+
+    @cached_property
+    def _states(self) -> Tensor:
         counts = np.searchsorted(self.times, self.ends, side="right")
         first = self.trajectories[0].theta
         table = first.new_full((len(counts), len(self.times), first.shape[-1]), torch.nan)
@@ -72,7 +88,7 @@ class EnsembleRun:
     @property
     def theta_final(self) -> Tensor:
         """The last points (B, P)."""
-        return torch.stack([one.theta[-1] for one in self.trajectories])
+        return torch.stack([one.theta[-1, : self.n_parameters] for one in self.trajectories])
 
 
 def run_ensemble(
@@ -125,14 +141,14 @@ class _Ensemble:
         self.stop = read_stop(
             options.stop,
             problems[0],
-            flow_field(options.flow, problems[0]),
+            flow_field(options.law, problems[0]),
             options.rtol,
             options.atol,
             options.t_end,
         )
         self.grid = _grid(options)
         self.done: dict[int, tuple[Trajectory, str]] = {}
-        self.endless: dict[int, Flow] = {}
+        self.endless: dict[int, FlowRun] = {}
         self.paths: list[tuple[list[int], BatchPath]] = []
         self.audits: list[tuple[list[int], Integrals]] = []
         self.interrupted = False
@@ -145,9 +161,9 @@ class _Ensemble:
     def add(self, indices: list[int], problem: Problem) -> None:
         """Integrate some flows, row i of `problem` being that of indices[i]."""
         options = self.options
-        field = flow_field(options.flow, problem)
+        field = flow_field(options.law, problem)
         if field.batched and not self.interrupted:
-            theta0 = torch.stack([self.starts[index] for index in indices])
+            theta0 = options.law.start(torch.stack([self.starts[index] for index in indices]))
             choice = choose_ensemble(options.method, field, theta0, options.t_end, options.rtol)
             if isinstance(choice.method, NativeMethod):
                 self._together(indices, problem, field, theta0, choice)
@@ -170,7 +186,7 @@ class _Ensemble:
             observers.append(path)
             self.paths.append((indices, path))
         if self.audited:
-            audit = BatchAudit(problem, lambda row: self.problems[indices[row]])
+            audit = BatchAudit(problem, lambda row: self.problems[indices[row]], self.options.law)
             observers.append(audit)
             self.audits.append((indices, audit.integrals))
         if self.progress is not None:
@@ -195,7 +211,7 @@ class _Ensemble:
         options, tolerances = self.options, (self.options.rtol, self.options.atol)
 
         def lone(row: int) -> Field:
-            return flow_field(options.flow, self.problems[indices[row]])
+            return flow_field(options.law, self.problems[indices[row]])
 
         def targets(row: int) -> Sequence[Target]:
             member = self.problems[indices[row]]
@@ -220,14 +236,15 @@ class _Ensemble:
         """Integrate one flow by itself, unless the run was interrupted before."""
         options, problem, start = self.options, self.problems[index], self.starts[index]
         if self.interrupted:
-            self._keep(index, _not_begun(start, options.method), "the run ended before it began")
+            begun = _not_begun(options.law.start(start), options.method)
+            self._keep(index, begun, "the run ended before it began")
             return
         if math.isfinite(self.stop.wall_seconds):
             options = replace(options, stop={**(options.stop or {}), "wall_seconds": self.left})
-        flow = Flow(problem, start, options)
+        flow = FlowRun(problem, start, options)
         observers: list[Observer] = []
         if self.audited:
-            audit = EnergyAudit(problem)
+            audit = EnergyAudit(problem, options.law)
             observers.append(audit)
             self.audits.append(([index], lambda times, ends: _up_to(audit, times, ends)))
         if self.progress is not None:
@@ -250,7 +267,9 @@ class _Ensemble:
         if grid is None:
             grid = self._last_grid(members)
             self._place(members, grid)
-        run = EnsembleRun(grid, members, reasons, None, time.perf_counter() - self.began)
+        seconds = time.perf_counter() - self.began
+        size = self.problems[0].n_parameters
+        run = EnsembleRun(grid, members, reasons, None, seconds, size)
         return replace(run, dissipated=self._dissipated(run)) if self.audited else run
 
     def _last_grid(self, trajectories: Sequence[Trajectory]) -> np.ndarray:

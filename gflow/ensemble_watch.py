@@ -50,7 +50,8 @@ class BatchPath:
 
     Parameters
     ----------
-    theta0 : Tensor, shape (B, P)
+    theta0 : Tensor, shape (B, Q)
+        The states that the flows begin with.
     """
 
     def __init__(self, theta0: Tensor) -> None:
@@ -67,7 +68,7 @@ class BatchPath:
         return self._alone.setdefault(index, Path())
 
     def __call__(self, times: Tensor) -> Tensor:
-        """Theta (B, T, P) at increasing times (T,), NaN beyond a trajectory's end."""
+        """States (B, T, Q) at increasing times (T,), NaN beyond a trajectory's end."""
         saves = Saves(times, self._theta0)
         for ids, rows, step in self._steps:
             saves.record(ids, rows, step)
@@ -141,7 +142,7 @@ class BatchReporter:
         if not self._ticker.due():
             return
         part = self._problem.select(torch.as_tensor(indices, device=theta.device))
-        evaluation = part.evaluate(theta)
+        evaluation = part.evaluate(theta[:, : part.n_parameters])
         loss = float(part.loss_at(evaluation.equilibrium).nanmean())
         norm = float(torch.linalg.vector_norm(evaluation.gradient, dim=-1).nanmean())
         t = float(self._reached.mean())

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from numbers import Real
 from typing import Any
 
@@ -15,16 +16,15 @@ from torch import Tensor
 
 from gflow.diagnostics.energy import EnergyAudit
 from gflow.errors import MethodError, ProblemError
-from gflow.flows import FLOWS
+from gflow.flows import Flow, flow_field, parse_flow
 from gflow.integrators.auto import choose
-from gflow.integrators.base import Field, Method, Settings, Step, uniform_grid
+from gflow.integrators.base import Method, Settings, Step, uniform_grid
 from gflow.integrators.driver import Observer, integrate_field
 from gflow.integrators.trajectory import Trajectory
 from gflow.problem import Problem
 from gflow.status import Status
 from gflow.stopping import read_stop
 from gflow.times import is_count, save_times
-from gflow.wording import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,16 @@ class FlowOptions:
     spacing: str
     step_size: float | None
     stop: Mapping[str, Any] | None
-    flow: str
+    flow: str | Flow
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the numbers.
+        """Check the numbers, and the flow's name.
 
         Raises
         ------
         ProblemError
-            If one is no number or out of range.
+            If one is no number or out of range, or there is no such flow.
         """
         _check("t_end", self.t_end, "a positive number", lambda v: v > 0)
         _check("rtol", self.rtol, "a number between 0 and 1", lambda v: 0 < v < 1)
@@ -86,6 +87,12 @@ class FlowOptions:
             _check("step_size", self.step_size, "a positive finite number", _is_finite_step)
         if self.saves() is None:
             save_times(self.times, 1.0, self.spacing)
+        _ = self.law
+
+    @cached_property
+    def law(self) -> Flow:
+        """The flow, weight decay included."""
+        return parse_flow(self.flow, self.weight_decay)
 
     def saves(self) -> np.ndarray | None:
         """The times of the saves; None if they are placed once the end of the flow is known."""
@@ -118,10 +125,11 @@ def run_flow(
     Returns
     -------
     trajectory : Trajectory
+        Of the flow's states, (theta, velocity) for a flow of second order.
     reason : str
         Why this method.
     """
-    flow = Flow(problem, start, options)
+    flow = FlowRun(problem, start, options)
     observers: list[Observer] = [] if audit is None else [audit]
     if progress is not None:
         observers.append(Reporter(problem, options.t_end, progress))
@@ -133,7 +141,7 @@ def run_flow(
     return trajectory, flow.reason + trajectory.handover
 
 
-class Flow:
+class FlowRun:
     """One flow with its method and rules, ready to be integrated.
 
     Parameters
@@ -151,10 +159,12 @@ class Flow:
     """
 
     def __init__(self, problem: Problem, start: Tensor, options: FlowOptions) -> None:
-        self.field, self.start = flow_field(options.flow, problem), start
+        self.field, self.start = flow_field(options.law, problem), options.law.start(start)
         tolerances = options.rtol, options.atol
         self.stop = read_stop(options.stop, problem, self.field, *tolerances, options.t_end)
-        self.method, reason = choose(options.method, self.field, start, options.t_end, options.rtol)
+        self.method, reason = choose(
+            options.method, self.field, self.start, options.t_end, options.rtol
+        )
         self.reason = reason + step_note(self.method, options)
         self.settings = Settings(options.t_end, *tolerances, options.step_size)
         self.times = options.saves()
@@ -197,19 +207,6 @@ class Flow:
             if again.status is Status.T_END:
                 return trajectory.repeated(again)
         return trajectory.resaved(lambda _: saves)
-
-
-def flow_field(name: str, problem: Problem) -> Field:
-    """The vector field called `name`.
-
-    Raises
-    ------
-    ProblemError
-        If there is none.
-    """
-    if name not in FLOWS:
-        raise ProblemError(f'flow "{name}" is unknown{did_you_mean(name, FLOWS)}')
-    return FLOWS[name](problem)
 
 
 def step_note(method: Method, options: FlowOptions) -> str:
@@ -264,7 +261,8 @@ class Reporter:
         """Report, if it is time."""
         if not self._ticker.due():
             return
-        loss, norm = loss_and_norm(self._problem, step.theta1)
+        theta = step.theta1[: self._problem.n_parameters]
+        loss, norm = loss_and_norm(self._problem, theta)
         fraction = step.t1 / self._t_end if math.isfinite(self._t_end) else math.nan
         dt = step.t1 - step.t0
         self._progress(Progress(fraction, step.t1, loss, norm, dt, nfe, "flow"))

@@ -14,6 +14,7 @@ from gflow.equilibrium.adjoint import Backward, parse_backward
 from gflow.errors import EquilibriumError, ProblemError
 from gflow.losses import Bend, Loss, LossFunction, parse_loss
 from gflow.models.base import Equilibrium, Model, Moments
+from gflow.status import Status
 
 ArrayLike = Any
 """Whatever :func:`numpy.asarray` reads, or a torch tensor."""
@@ -85,12 +86,13 @@ class Problem:
         theta_target: ArrayLike | None = None,
     ) -> None:
         self.model = model
-        self.loss_function = parse_loss(loss, model.output_shape)
         self.backward = parse_backward(backward)
         model.check_backward(self.backward)
         self.dtype = read_dtype(dtype)
         self.device = read_device(device)
-        self.x, self.y = self._data(x, y)
+        self.x = self._inputs(x)  # only then a module tells its outputs
+        self.loss_function = parse_loss(loss, model.output_shape)
+        self.y = self._targets(y)
         self.theta_target = None if theta_target is None else self.theta(theta_target)
 
     @property
@@ -111,7 +113,7 @@ class Problem:
     @property
     def width(self) -> int:
         """Numbers that an evaluation at one theta forms; bounds how many go together."""
-        return self.n_samples * self.model.sample_width
+        return max(self.n_samples * self.model.sample_width, self.n_parameters)
 
     def select(self, rows: Tensor) -> Problem:
         """The problem of some rows of a batch: itself, unless it is a stack of problems."""
@@ -214,14 +216,6 @@ class Problem:
         equilibrium = self.model.equilibrium(theta, self.x, warm)
         return Evaluation(self.gradient_at(equilibrium), equilibrium)
 
-    def equilibria(self, theta: Tensor, cost: int = 1) -> Iterator[Equilibrium]:
-        """Equilibria of a batch (B, P), in chunks of bounded memory; NaN where lost.
-
-        `cost` is what is to be formed from them, in numbers per sample.
-        """
-        for chunk in self._chunks(theta, cost):
-            yield self.model.equilibrium(chunk, self.x)
-
     def loss_at(self, equilibrium: Equilibrium) -> Tensor:
         """The loss (...) at solved equilibria."""
         return self.loss_function.value(equilibrium.output, self.y)
@@ -237,15 +231,6 @@ class Problem:
         return self.model.pullback_jacobian(
             equilibrium, self.x, slope, bend, backward or self.backward
         )
-
-    def dissipation(self, theta: Tensor) -> Tensor:
-        """The loss's rate of decrease along the flow: grad L . g, shape (B,); NaN where lost."""
-        parts = []
-        for equilibrium in self.equilibria(theta):
-            g = self.gradient_at(equilibrium)
-            exact = g if self.backward.exact else self.gradient_at(equilibrium, EXACT)
-            parts.append((exact * g).sum(-1))
-        return _join(parts)
 
     def jvp_at(
         self, equilibrium: Equilibrium, vector: Tensor, backward: Backward | None = None
@@ -276,9 +261,11 @@ class Problem:
     def _checked(self, theta: Tensor, x: Tensor) -> Equilibrium:
         equilibrium = self.model.equilibrium(theta, x)
         if theta.ndim == 1 and not bool(equilibrium.valid):
+            reason = self.model.explain_loss_of_equilibrium(theta)
+            if self.model.lost is Status.NONFINITE:
+                raise EquilibriumError(f"No finite value: {reason}. Choose another theta.")
             raise EquilibriumError(
-                f"No equilibrium: {self.model.explain_loss_of_equilibrium(theta)}. "
-                "Choose a theta inside the region where it is unique."
+                f"No equilibrium: {reason}. Choose a theta inside the region where it is unique."
             )
         return equilibrium
 
@@ -295,10 +282,9 @@ class Problem:
     def _inputs(self, x: ArrayLike) -> Tensor:
         return self.model.read_inputs(_finite(_tensor(x, "x", self.dtype, self.device), "x"))
 
-    def _data(self, x: ArrayLike, y: ArrayLike) -> tuple[Tensor, Tensor]:
-        inputs = self._inputs(x)
+    def _targets(self, y: ArrayLike) -> Tensor:
         targets = _finite(_tensor(y, "y", self.dtype, self.device), "y")
-        return inputs, self.loss_function.read_targets(targets, len(inputs))
+        return self.loss_function.read_targets(targets, len(self.x))
 
 
 def _join(parts: list[Tensor]) -> Tensor:

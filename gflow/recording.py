@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import xarray as xr
@@ -16,16 +17,20 @@ from gflow.errors import ProblemError
 from gflow.flow_run import ProgressCallback
 from gflow.problem import ArrayLike, Problem
 from gflow.store.provenance import Provenance, root_attributes
+from gflow.thinning import Choice, check_choice, keep_theta
 from gflow.wording import did_you_mean
 
 DIAGNOSTICS = (
     *(name for name in POINTWISE if name != "loss"),
     "evaluation_loss",
     "sharpness",
+    "eigenvalues",
     "energy_residual",
+    "invariant_drift",
     "reference",
 )
-"""Names that ``diagnostics`` accepts; all are on unless switched off. The loss always is."""
+"""Names that ``diagnostics`` accepts; all are on unless switched off, but for ``eigenvalues``,
+which takes a number. The loss always is."""
 
 NO_DATA = "no data: the loss is a function of theta, given in Python"
 
@@ -46,6 +51,8 @@ class Recording:
         The user's functions of theta (P,).
     store_data : bool or None
         None stores data of at most :data:`STORE_LIMIT` numbers.
+    store_theta : str or sequence of float
+        At which saves, see :mod:`gflow.thinning`.
     progress : callable or None
     provenance : Provenance
     began : float
@@ -56,6 +63,7 @@ class Recording:
     evaluation: tuple[ArrayLike, ArrayLike] | None
     observables: assemble.Observables
     store_data: bool | None
+    store_theta: Choice
     progress: ProgressCallback | None
     provenance: Provenance
     began: float = field(default_factory=time.perf_counter)
@@ -80,7 +88,11 @@ class Recording:
             described = assemble.described_apart(described, problems)
             source = f"{len(problems)} problems; {source}"
             described.attrs["data_source"] = source
-        tree = xr.DataTree.from_dict({"problem": described, **groups})
+        kept = {
+            name: keep_theta(group, self.store_theta) if name in ("flow", "descent") else group
+            for name, group in groups.items()
+        }
+        tree = xr.DataTree.from_dict({"problem": described, **kept})
         seconds = time.perf_counter() - self.began
         tree.attrs = root_attributes(problems, self.provenance, seconds)
         return tree
@@ -94,6 +106,7 @@ def make_recording(
     observables: assemble.Observables | None,
     diagnostics: Mapping[str, Any] | None,
     store_data: bool | None,
+    store_theta: Choice = "all",
     progress: ProgressCallback | None,
     provenance: Provenance | None,
 ) -> Recording:
@@ -115,6 +128,7 @@ def make_recording(
         evaluation,
         observables or {},
         store_data,
+        check_choice(store_theta),
         progress,
         provenance or Provenance(),
     )
@@ -127,7 +141,18 @@ def _switches(given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if name not in DIAGNOSTICS:
             raise ProblemError(f"diagnostics.{name} is unknown{did_you_mean(name, DIAGNOSTICS)}")
+        if name == "eigenvalues":
+            _check_count(value)
+            continue
         every = name == "sharpness" and value == "all"
         if not isinstance(value, bool) and not every:
             raise ProblemError(f"diagnostics.{name} is {value!r}; it must be True or False.")
-    return dict.fromkeys(DIAGNOSTICS, True) | dict(given)
+    return dict.fromkeys(DIAGNOSTICS, True) | {"eigenvalues": 0} | dict(given)
+
+
+def _check_count(value: Any) -> None:
+    if not isinstance(value, Integral) or value is True or value < 0:
+        raise ProblemError(
+            f"diagnostics.eigenvalues is {value!r}; it must be a number of eigenvalues to store, "
+            "such as 5, or 0 for none."
+        )

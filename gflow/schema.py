@@ -82,31 +82,55 @@ _POINTWISE = {
     ),
     "singular_distance": (
         "distance to the nearest theta at which the equilibrium may be lost",
-        "linear: R; single-index: distance in theta2 to where 1 - theta2 sigma' can vanish",
+        "linear: R; single-index: distance in theta2 to where 1 - theta2 sigma' can vanish; vector:"
+        " 1/L - lambda_max((W + W^T)/2) for slopes in [0, L], positive where uniqueness is certain",
     ),
     "conditioning": (
         "smallest slope of the fixed-point equation",
-        "min_i |1 - theta2 sigma'(s_i)|",
+        "min_i |1 - theta2 sigma'(s_i)|; vector: min_i sigma_min(I - diag(sigma'(s_i)) W)",
     ),
     "equilibrium_residual": (
         "largest residual of the fixed point",
-        "max_i |y_i - sigma(theta1 . x_i + theta2 y_i)|",
+        "max_i |y_i - sigma(theta1 . x_i + theta2 y_i)|; vector: max_i |z_i - f(z_i, x_i)|",
+    ),
+    "adjoint_residual": (
+        "largest relative residual of the adjoint equation that the exact gradient solves",
+        "max_i |a_i - J_i^T a_i - q_i| / |q_i|",
     ),
     "sharpness": (
         "largest eigenvalue of the loss's Hessian; NaN at saves where it was not computed",
         "lambda_max(Hessian of loss)",
     ),
+    "eigenvalue_products": (
+        "Hessian-vector products that the eigenvalues took; NaN where they were not computed",
+        "count; 0 where the Hessian was formed",
+    ),
+}
+_SPECTRAL = {
+    "eigenvalues": (
+        "largest eigenvalues of the loss's Hessian, descending; NaN where they were not computed",
+        "lambda_1 >= lambda_2 >= ...; of a descent more than asked for while the last exceeds"
+        " 2 / eta, up to 64",
+    ),
+    "eigenvalue_residual": (
+        "residual of each: an eigenvalue is at most this far away",
+        "|H v - lambda v|, |v| = 1",
+    ),
 }
 
 
 def _pointwise(dims: tuple[str, ...], *without: str) -> dict[str, Variable]:
-    return {
+    pointwise = {
         name: Variable(dims, long_name, formula, required=name == "loss")
         for name, (long_name, formula) in _POINTWISE.items()
         if name not in without
     }
+    spectral = {name: Variable((*dims, "mode"), *told) for name, told in _SPECTRAL.items()}
+    return pointwise | spectral
 
 
+_DRIFT = "relative change of what the exact flow conserves"
+_DRIFT_FORMULA = "|Q - Q(0)| / |Q(0)| in the Frobenius norm, Q as the coordinate says"
 _STATUS_FORMULA = "gflow's own verdict, see gflow.status"
 _COUNT = "count; in a batch, of the evaluations made while the trajectory was in it"
 FINAL = ("t_final", "theta_final", "loss_final")
@@ -127,13 +151,21 @@ GROUPS: dict[str, dict[str, Variable]] = {
     },
     "flow": {
         "theta": Variable(
-            (*_TIME, "parameter"), "parameters", "dtheta/dt = -g(theta)", required=True
+            (*_TIME, "parameter"),
+            "parameters; NaN at saves where they were not stored",
+            "dtheta/dt = -g(theta), or the flow that the attribute kind of /flow names, see"
+            " gflow.flows",
+            required=True,
+        ),
+        "velocity": Variable(
+            (*_TIME, "parameter"), "velocity, of a flow of second order", "dtheta/dt"
         ),
         **_pointwise(_TIME),
+        "invariant_drift": Variable((*_TIME, "invariant"), _DRIFT, _DRIFT_FORMULA),
         "energy_residual": Variable(
             _TIME,
             "audit of the flow: energy balance",
-            "L(0) - L(t) - int_0^t grad L . g ds, by quadrature on the dense output: 7 points in"
+            "L(0) - L(t) + int_0^t grad L . dtheta, by quadrature on the dense output: 7 points in"
             " steps, several together where they are small, parts of large ones; 4 in a batch's",
         ),
         "status": Variable((), "why the flow ended", _STATUS_FORMULA, required=True),
@@ -164,16 +196,26 @@ GROUPS: dict[str, dict[str, Variable]] = {
     },
     "descent": {
         "theta": Variable(
-            (*_RECORD, "parameter"), "parameters", "theta - eta g(theta), k times", required=True
+            (*_RECORD, "parameter"),
+            "parameters; NaN at saves where they were not stored",
+            "theta - eta g(theta), k times, or the updates that the attribute kind of /descent"
+            " names, see gflow.flows",
+            required=True,
         ),
         "update": Variable(_RECORD, "number of updates; -1 pads", "k", required=True),
-        "time": Variable(_RECORD, "time on the flow's clock", "t = eta k", required=True),
+        "time": Variable(
+            _RECORD,
+            "time on the flow's clock",
+            "t = eta k, the sum of the step sizes where they vary; k sqrt(eta) for nesterov",
+            required=True,
+        ),
         **_pointwise(_RECORD),
+        "invariant_drift": Variable((*_RECORD, "invariant"), _DRIFT, _DRIFT_FORMULA),
         "wall_seconds": Variable((), "wall-clock time of all step sizes", "measured", "s"),
         "drift_identity_residual": Variable(
             _RECORD,
             "audit of the drift off the sphere, summed over the updates (linear DEQ)",
-            "R_k^2 - R_0^2 - eta^2 sum_{j<k} |g_j|^2, g_j the vector that update j used",
+            "R_k^2 - R_0^2 - sum_{j<k} |eta_j g_j|^2, g_j the vector that update j used",
         ),
         "status": Variable(("step_size",), "why the descent ended", _STATUS_FORMULA, required=True),
         "status_message": Variable(
@@ -181,21 +223,21 @@ GROUPS: dict[str, dict[str, Variable]] = {
         ),
     },
     "comparison": {
-        "time": Variable(_RECORD, "time of the record", "t = eta k", required=True),
+        "time": Variable(_RECORD, "time of the record", "as /descent/time", required=True),
         "distance": Variable(
             _RECORD,
             "distance of descent and flow at equal time",
-            "|theta_k - theta(eta k)|, the flow from its dense output",
+            "|theta_k - theta(t)|, the flow from its dense output",
             required=True,
         ),
         "path_distance": Variable(
             _RECORD, "distance of descent to the flow's path", "min_s |theta_k - theta(s)|"
         ),
         "lag": Variable(
-            _RECORD, "time of the nearest point of the path minus the clock", "argmin_s - eta k"
+            _RECORD, "time of the nearest point of the path minus the clock", "argmin_s - t"
         ),
         "loss_difference": Variable(
-            _RECORD, "loss of descent minus loss of the flow", "L(theta_k) - L(theta(eta k))"
+            _RECORD, "loss of descent minus loss of the flow", "L(theta_k) - L(theta(t))"
         ),
     },
     "reference": {
@@ -228,11 +270,13 @@ COORDINATES = {
     "time": ("time on the clock t = eta k", "1"),
     "parameter": ("name of the parameter", "1"),
     "step": ("attempted step of the integrator", "1"),
+    "mode": ("place among the Hessian's eigenvalues, the largest first", "1"),
     "step_size": ("step size eta of gradient descent", "1"),
     "record": ("stored iterate", "1"),
     "sample": ("training sample", "1"),
     "evaluation_sample": ("evaluation sample", "1"),
     "feature": ("name of the input", "1"),
+    "invariant": ("what the exact flow conserves", "1"),
     "output": ("output of the model", "1"),
     "trajectory": ("member of an ensemble", "1"),
 }

@@ -45,7 +45,7 @@ def summary(tree: xr.DataTree, every: bool = False) -> list[tuple[str, Rows]]:
     elif "flow" in groups:
         sections += [("Flow", _flow(groups)), ("Where the flow ended", _flow_end(groups))]
     if "descent" in groups:
-        sections.append(("Gradient descent", _descents(groups)))
+        sections.append((_descents_title(groups["descent"]), _descents(groups)))
         early = _early_ends(groups["descent"])
         sections += [("Step sizes that ended early", early)] if early else []
     return sections
@@ -67,7 +67,8 @@ def _run(attrs: Mapping[Any, Any]) -> Rows:
 
 def _problem(tree: xr.DataTree, groups: Mapping[str, xr.Dataset]) -> Rows:
     attrs = groups["problem"].attrs if "problem" in groups else {}
-    rows = [(key, str(attrs[key])) for key in ("model", "backward", "samples") if key in attrs]
+    told = ("model", "loss", "backward", "samples")
+    rows = [(key, str(attrs[key])) for key in told if key in attrs]
     source = attrs.get("data_source", NOT_KNOWN)
     digest = tree.attrs["data_sha256"]
     return [*rows, ("data", f"{source}; SHA-256 {digest[:12]}" if digest else source)]
@@ -78,6 +79,7 @@ def _flow(groups: Mapping[str, xr.Dataset]) -> Rows:
     accepted = int((steps.accepted == 1).sum())
     hessians = steps.hessians.values[-1:] if "hessians" in steps else ()
     return [
+        *_law(flow),
         ("method", str(flow.method_reason.item())),
         ("tolerances", _tolerances(flow)),
         ("status", str(flow.status_message.item())),
@@ -86,6 +88,19 @@ def _flow(groups: Mapping[str, xr.Dataset]) -> Rows:
         ("field evaluations", str(flow.nfe.item())),
         ("Hessians", str(max(hessians, default=0))),
     ]
+
+
+def _law(group: xr.Dataset) -> Rows:
+    """Which flow it was, if not the gradient flow."""
+    kind, decay = group.attrs.get("kind", "gradient"), group.attrs.get("weight_decay", 0.0)
+    told = f"{kind}, weight decay {decay:g}" if decay else kind
+    return [("flow", told)] if told != "gradient" else []
+
+
+def _descents_title(descent: xr.Dataset) -> str:
+    law, schedule = _law(descent), descent.attrs.get("schedule", "constant")
+    title = f"Updates of the flow {law[0][1]}" if law else "Gradient descent"
+    return title if schedule == "constant" else f"{title}, step sizes {schedule}"
 
 
 def _tolerances(flow: xr.Dataset) -> str:
@@ -99,6 +114,8 @@ def _flow_end(groups: Mapping[str, xr.Dataset]) -> Rows:
     rows = [
         ("loss", _value(end, "loss"), _closed(known, "loss_bound", "at most {}")),
         ("evaluation loss", _value(end, "evaluation_loss"), ""),
+        ("accuracy", _value(end, "accuracy"), ""),
+        ("evaluation accuracy", _value(end, "evaluation_accuracy"), ""),
         ("gradient norm", _value(end, "gradient_norm"), ""),
         ("sharpness", _value(end, "sharpness"), _closed(known, "sharpness_limit", "{} at t = inf")),
         ("conditioning", _value(end, "conditioning"), ""),
@@ -137,6 +154,7 @@ def _common(flow: xr.Dataset) -> Rows:
     others = f" ({count} of {total}; the others in flow.method_reason)" if count < total else ""
     return [
         ("trajectories", str(total)),
+        *_law(flow),
         ("method", _tally(flow.method)),
         ("reason", reason + others),
         ("tolerances", _tolerances(flow)),

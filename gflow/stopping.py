@@ -20,7 +20,7 @@ from gflow.status import Status
 from gflow.wording import did_you_mean
 
 Measure = Callable[[Any, Tensor], Tensor]
-"""Times (...) and thetas (..., P) to values (...)."""
+"""Times (...) and states (..., Q) to values (...); theta is the first P numbers of a state."""
 
 KEYS = ("loss", "gradient_norm", "steady_state", "max_steps", "wall_seconds")
 MAX_STEPS = 1_000_000
@@ -50,8 +50,9 @@ def read_stop(
     ----------
     stop : mapping or None
         ``loss`` and ``gradient_norm``: end where they fall to this value, located on the dense
-        output. ``steady_state``: end where the RMS of (dtheta/dt) / (atol + rtol |theta|) falls to
-        this value (True means 1): theta moves by less than its tolerance per unit of time.
+        output; both are those of the problem, without weight decay. ``steady_state``: end where the
+        RMS of (dtheta/dt) / (atol + rtol |theta|) falls to this value (True means 1): theta moves
+        by less than its tolerance per unit of time, and so does the velocity if there is one.
         ``max_steps`` and ``wall_seconds`` are budgets: using one up is a failure.
     problem : Problem
     field : Field
@@ -113,7 +114,7 @@ class RowRules:
         self._rules: list[tuple[Measure, float]] = []
 
     def __call__(self, indices: np.ndarray, t: np.ndarray, theta: Tensor) -> np.ndarray:
-        """Mask (B,) for the trajectories (B,) at times (B,) and rows (B, P)."""
+        """Mask (B,) for the trajectories (B,) at times (B,) and states (B, Q)."""
         if indices is not self._indices:
             self._rules = self._of(torch.as_tensor(indices, device=theta.device))
             self._indices = indices
@@ -129,16 +130,17 @@ class RowRules:
 
 
 class _Probe:
-    """Evaluates a problem once per theta for all rules, warm-started along the trajectory."""
+    """Evaluates a problem once per state for all rules, warm-started along the trajectory."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
         self._last: tuple[Tensor, Evaluation] | None = None
 
-    def __call__(self, theta: Tensor) -> Evaluation:
-        if self._last is None or self._last[0] is not theta:
+    def __call__(self, state: Tensor) -> Evaluation:
+        if self._last is None or self._last[0] is not state:
             warm = None if self._last is None else self._last[1].equilibrium.preactivation
-            self._last = theta, self._problem.evaluate(theta, warm)
+            theta = state[..., : self._problem.n_parameters]
+            self._last = state, self._problem.evaluate(theta, warm)
         return self._last[1]
 
 
@@ -147,15 +149,15 @@ def _rules(
 ) -> dict[str, tuple[Status, Measure]]:
     probe = _Probe(problem)
 
-    def loss(t: Any, theta: Tensor) -> Tensor:
-        return problem.loss_at(probe(theta).equilibrium)
+    def loss(t: Any, state: Tensor) -> Tensor:
+        return problem.loss_at(probe(state).equilibrium)
 
-    def norm(t: Any, theta: Tensor) -> Tensor:
-        size: Tensor = torch.linalg.vector_norm(probe(theta).gradient, dim=-1)
+    def norm(t: Any, state: Tensor) -> Tensor:
+        size: Tensor = torch.linalg.vector_norm(probe(state).gradient, dim=-1)
         return size
 
-    def speed(t: Any, theta: Tensor) -> Tensor:
-        scaled = field.function(t, theta) / (atol + rtol * theta.abs())
+    def speed(t: Any, state: Tensor) -> Tensor:
+        scaled = field.function(t, state) / (atol + rtol * state.abs())
         return scaled.pow(2).mean(-1).sqrt()
 
     return {

@@ -6,20 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import xarray as xr
-from torch import Tensor
 
-from gflow import assemble, assemble_ensemble
 from gflow.assemble import Observables
-from gflow.descent import Descent, record_times
-from gflow.descent_run import DescentPlan, run_descent
-from gflow.diagnostics.energy import EnergyAudit
-from gflow.ensemble_run import run_ensemble
-from gflow.flow_run import FlowOptions, ProgressCallback, run_flow
-from gflow.integrators.trajectory import Trajectory
+from gflow.assemble_comparison import comparison_group
+from gflow.descent_run import DescentPlan
+from gflow.flow_run import FlowOptions, ProgressCallback
+from gflow.flows import Flow, parse_flow
 from gflow.problem import ArrayLike, Problem
-from gflow.recording import Recording, make_recording
+from gflow.recording import make_recording
+from gflow.run_groups import descent_groups, ensemble_groups, flow_groups, integrate_one
 from gflow.starts import one_start, pair_starts
 from gflow.status import Status
 from gflow.store.provenance import Provenance
@@ -37,15 +33,17 @@ def integrate(
     spacing: str = "linear",
     step_size: float | None = None,
     stop: Mapping[str, Any] | None = None,
-    flow: str = "gradient",
+    flow: str | Flow = "gradient",
+    weight_decay: float = 0.0,
     evaluation: tuple[ArrayLike, ArrayLike] | None = None,
     observables: Observables | None = None,
     diagnostics: Mapping[str, Any] | None = None,
     store_data: bool | None = None,
+    store_theta: str | Sequence[float] = "all",
     progress: ProgressCallback | None = None,
     provenance: Provenance | None = None,
 ) -> xr.DataTree:
-    """Integrate the gradient flow of a problem with error control.
+    """Integrate the gradient flow of a problem, or another flow, with error control.
 
     Parameters
     ----------
@@ -69,17 +67,27 @@ def integrate(
     stop : mapping, optional
         Any of ``loss``, ``gradient_norm``, ``steady_state``, ``max_steps``, ``wall_seconds``; the
         last one is a budget of a whole ensemble.
-    flow : str
-        The vector field, see :mod:`gflow.flows`.
+    flow : str or Flow
+        The vector field: ``gradient``, ``heavy_ball:MASS``, ``nesterov``, ``modified:ETA``,
+        ``natural:LAMBDA``, ``scaled:BLOCK=RATE,...`` or an object, see :mod:`gflow.flows`.
+    weight_decay : float
+        lambda: the flow follows the gradient of L + (lambda / 2) |theta|^2. What is recorded stays
+        that of L.
     evaluation : (x, y), optional
         Data on which the loss is recorded too.
     observables : mapping, optional
         Name to function of theta (P,), a tensor; a number or a vector, stored at every save.
     diagnostics : mapping, optional
         Name to bool, to switch diagnostics off; ``{"sharpness": "all"}`` computes the sharpness at
-        every save where P is large, which may cost more than the flow.
+        every save where P is large, which may cost more than the flow. ``{"eigenvalues": 5}``
+        stores the Hessian's 5 largest eigenvalues too, where the sharpness is computed, with their
+        residuals; of a descent more of them while the last exceeds 2 / eta.
     store_data : bool, optional
         Store inputs and targets; by default if x has at most 200,000 numbers.
+    store_theta : str or sequence of float
+        For large P: ``ends`` keeps theta at the first and last save alone, times at those next to
+        them too; it is NaN at the others, where everything else is stored. A projection of theta is
+        one of the `observables`.
     progress : callable, optional
         Called with a :class:`gflow.flow_run.Progress` at most five times a second.
     provenance : Provenance, optional
@@ -107,7 +115,9 @@ def integrate(
     >>> str(tree["flow"].status.values)
     't_end'
     """
-    options = FlowOptions(t_end, method, rtol, atol, times, spacing, step_size, stop, flow)
+    options = FlowOptions(
+        t_end, method, rtol, atol, times, spacing, step_size, stop, flow, weight_decay
+    )
     problems, starts, ensemble = pair_starts(problem, theta0)
     recording = make_recording(
         problems[0],
@@ -116,12 +126,13 @@ def integrate(
         observables=observables,
         diagnostics=diagnostics,
         store_data=store_data,
+        store_theta=store_theta,
         progress=progress,
         provenance=provenance,
     )
     if ensemble:
-        return recording.tree(problems, _ensemble_groups(problems, starts, options, recording))
-    return recording.tree(problems, _flow_groups(problems[0], starts[0], options, recording))
+        return recording.tree(problems, ensemble_groups(problems, starts, options, recording))
+    return recording.tree(problems, flow_groups(problems[0], starts[0], options, recording))
 
 
 def descend(
@@ -133,14 +144,18 @@ def descend(
     records: int = 200,
     spacing: str = "linear",
     wall_seconds: float = math.inf,
+    flow: str | Flow = "gradient",
+    weight_decay: float = 0.0,
+    schedule: str = "constant",
     evaluation: tuple[ArrayLike, ArrayLike] | None = None,
     observables: Observables | None = None,
     diagnostics: Mapping[str, Any] | None = None,
     store_data: bool | None = None,
+    store_theta: str | Sequence[float] = "all",
     progress: ProgressCallback | None = None,
     provenance: Provenance | None = None,
 ) -> xr.DataTree:
-    """Run gradient descent at several step sizes, on the clock t = eta k.
+    """Run gradient descent, or another flow's updates, at several step sizes on the flow's clock.
 
     Parameters
     ----------
@@ -149,14 +164,22 @@ def descend(
     step_sizes : sequence of float
         The learning rates eta.
     t_end : float
-        Each step size makes floor(t_end / eta) updates.
+        On the clock t = eta k: each step size makes floor(t_end / eta) updates.
     records : int
         Stored iterates per step size.
     spacing : str
         ``linear`` or ``log`` in the update number.
     wall_seconds : float
         Budget of wall-clock time; using it up is a failure, with the records so far.
-    evaluation, observables, diagnostics, store_data, progress, provenance
+    flow : str or Flow
+        Whose discrete counterpart is run, see :mod:`gflow.flows`: ``heavy_ball:MASS`` is gradient
+        descent with momentum, ``nesterov`` Nesterov's method, on the clock t = k sqrt(eta).
+    weight_decay : float
+        As for :func:`integrate`.
+    schedule : str
+        Of the step sizes: ``constant``, ``linear``, ``cosine``, ``warmup:F``, ``step:F:FACTOR`` or
+        ``inverse:F``, see :mod:`gflow.descent.schedule`.
+    evaluation, observables, diagnostics, store_data, store_theta, progress, provenance
         As for :func:`integrate`.
 
     Returns
@@ -172,12 +195,13 @@ def descend(
         observables=observables,
         diagnostics=diagnostics,
         store_data=store_data,
+        store_theta=store_theta,
         progress=progress,
         provenance=provenance,
     )
-    plan = DescentPlan(step_sizes, t_end, records, spacing, wall_seconds)
-    descent = run_descent(problem, start, plan, recording.progress)
-    return recording.tree([problem], _descent_groups(problem, start, descent, recording, None))
+    law = parse_flow(flow, weight_decay)
+    plan = DescentPlan(step_sizes, t_end, records, spacing, wall_seconds, law, schedule)
+    return recording.tree([problem], descent_groups(problem, start, plan, recording, None)[1])
 
 
 def compare(
@@ -197,15 +221,18 @@ def compare(
     spacing: str = "linear",
     step_size: float | None = None,
     stop: Mapping[str, Any] | None = None,
-    flow: str = "gradient",
+    flow: str | Flow = "gradient",
+    weight_decay: float = 0.0,
+    schedule: str = "constant",
     evaluation: tuple[ArrayLike, ArrayLike] | None = None,
     observables: Observables | None = None,
     diagnostics: Mapping[str, Any] | None = None,
     store_data: bool | None = None,
+    store_theta: str | Sequence[float] = "all",
     progress: ProgressCallback | None = None,
     provenance: Provenance | None = None,
 ) -> xr.DataTree:
-    """Integrate the flow, run gradient descent beside it, and compare them on one clock.
+    """Integrate the flow, run its discrete counterpart beside it, and compare them on one clock.
 
     Parameters
     ----------
@@ -217,9 +244,11 @@ def compare(
         Spacing of the descents' records if it is not `spacing`.
     descent_wall_seconds : float
         Budget of wall-clock time of the descents.
-    method, rtol, atol, times, step_size, stop, flow
+    method, rtol, atol, times, step_size, stop, flow, weight_decay
         As for :func:`integrate`.
-    evaluation, observables, diagnostics, store_data, progress, provenance
+    schedule : str
+        As for :func:`descend`.
+    evaluation, observables, diagnostics, store_data, store_theta, progress, provenance
         As for :func:`integrate`.
 
     Returns
@@ -227,7 +256,9 @@ def compare(
     xarray.DataTree
         The groups of both, and ``/comparison``; those of the flow alone if it was interrupted.
     """
-    options = FlowOptions(t_end, method, rtol, atol, times, spacing, step_size, stop, flow)
+    options = FlowOptions(
+        t_end, method, rtol, atol, times, spacing, step_size, stop, flow, weight_decay
+    )
     start = one_start(problem, theta0)
     recording = make_recording(
         problem,
@@ -236,6 +267,7 @@ def compare(
         observables=observables,
         diagnostics=diagnostics,
         store_data=store_data,
+        store_theta=store_theta,
         progress=progress,
         provenance=provenance,
     )
@@ -245,82 +277,13 @@ def compare(
         records,
         descent_spacing or spacing,
         descent_wall_seconds,
+        options.law,
+        schedule,
     )
-    landings = record_times(plan.step_sizes, plan.t_end, plan.records, plan.spacing)
-    trajectory, groups = _integrate_one(problem, start, options, recording, landings)
+    trajectory, groups = integrate_one(problem, start, options, recording, plan.times())
     if trajectory.status is not Status.INTERRUPTED:
-        descent = run_descent(problem, start, plan, recording.progress)
         times_saved = groups["flow"].time.values
-        groups |= _descent_groups(problem, start, descent, recording, times_saved)
-        groups["comparison"] = assemble.comparison_group(problem, trajectory, descent)
+        descent, described = descent_groups(problem, start, plan, recording, times_saved)
+        groups |= described
+        groups["comparison"] = comparison_group(problem, trajectory, descent)
     return recording.tree([problem], groups)
-
-
-def _flow_groups(
-    problem: Problem, start: Tensor, options: FlowOptions, recording: Recording
-) -> dict[str, xr.Dataset]:
-    _, groups = _integrate_one(problem, start, options, recording)
-    if recording.switches["reference"]:
-        reference = assemble.reference_group(problem, start, groups["flow"].time.values, None)
-        groups |= {} if reference is None else {"reference": reference}
-    return groups
-
-
-def _ensemble_groups(
-    problems: Sequence[Problem],
-    starts: Sequence[Tensor],
-    options: FlowOptions,
-    recording: Recording,
-) -> dict[str, xr.Dataset]:
-    switches = recording.switches
-    audited = bool(switches["energy_residual"])
-    run = run_ensemble(problems, starts, options, recording.progress, audited)
-    flow = assemble_ensemble.flow_group(
-        problems, run, switches, recording.evaluation_problem, recording.observables
-    ).assign_attrs(rtol=options.rtol, atol=options.atol)
-    groups = {"flow": flow, "flow_steps": assemble_ensemble.steps_group(run.trajectories)}
-    if switches["reference"]:
-        reference = assemble_ensemble.reference_group(problems, starts, run.times)
-        groups |= {} if reference is None else {"reference": reference}
-    return groups
-
-
-def _integrate_one(
-    problem: Problem,
-    start: Tensor,
-    options: FlowOptions,
-    recording: Recording,
-    landings: Sequence[float] | None = None,
-) -> tuple[Trajectory, dict[str, xr.Dataset]]:
-    """Integrate one flow and assemble what concerns it alone."""
-    switches = recording.switches
-    audit = EnergyAudit(problem) if switches["energy_residual"] else None
-    trajectory, reason = run_flow(problem, start, options, recording.progress, audit, landings)
-    flow = assemble.flow_group(
-        problem,
-        trajectory,
-        reason,
-        switches,
-        recording.evaluation_problem(problem),
-        recording.observables,
-        audit,
-    ).assign_attrs(rtol=options.rtol, atol=options.atol)
-    return trajectory, {"flow": flow, "flow_steps": assemble.steps_group(trajectory)}
-
-
-def _descent_groups(
-    problem: Problem,
-    start: Tensor,
-    descent: Descent,
-    recording: Recording,
-    times: np.ndarray | None,
-) -> dict[str, xr.Dataset]:
-    evaluation = recording.evaluation_problem(problem)
-    described = assemble.descent_group(
-        problem, descent, recording.switches, evaluation, recording.observables
-    )
-    groups = {"descent": described}
-    if recording.switches["reference"]:
-        reference = assemble.reference_group(problem, start, times, descent.step_sizes)
-        groups |= {} if reference is None else {"reference": reference}
-    return groups

@@ -81,7 +81,7 @@ def test_what_cannot_run_is_told(tables: dict[str, object], sentence: str) -> No
 def test_a_drawn_start_is_offset_plus_noise() -> None:
     config = config_from_dict(tiny(start={"seed": 43, "scale": 0.1, "offset": [0.0, 0.0, 1.0]}))
     expected = np.random.default_rng(43).normal(0, 0.1, 3) + [0, 0, 1]
-    np.testing.assert_array_equal(make_start(config, 3), expected)
+    np.testing.assert_array_equal(make_start(config, gflow.LinearDEQ(2)), expected)
 
 
 def test_the_evaluation_set_is_used() -> None:
@@ -114,12 +114,42 @@ def test_all_defaults_agree() -> None:
     """The signatures and the configuration state each default once more, so they are compared."""
     integrate = inspect.signature(gflow.integrate).parameters
     compare = inspect.signature(gflow.compare).parameters
-    for name in ("method", "rtol", "atol", "times", "spacing", "step_size", "flow"):
+    for name in (
+        *("method", "rtol", "atol", "times", "spacing", "step_size", "flow", "weight_decay"),
+    ):
         assert compare[name].default == integrate[name].default
         key = "kind" if name == "flow" else name
         assert Flow.model_fields[key].default == integrate[name].default
     assert (
         compare["records"].default == inspect.signature(gflow.descend).parameters["records"].default
+    )
+
+
+def test_a_flow_of_another_kind_reaches_the_run_and_its_counterpart() -> None:
+    flow = {"t_end": 1.0, "kind": "heavy_ball:0.5", "weight_decay": 0.1}
+    descent = {"step_sizes": [0.1], "schedule": "cosine"}
+    tree = run_config(config_from_dict(tiny(flow=flow, descent=descent)), "compare", Path())
+    told = {"kind": "heavy_ball:0.5", "weight_decay": 0.1}
+    assert told.items() <= tree["flow"].attrs.items()
+    assert (told | {"schedule": "cosine"}).items() <= tree["descent"].attrs.items()
+    assert "velocity" in tree["flow"]
+    alone = run_config(config_from_dict(tiny(flow=flow, descent=descent)), "descend", Path())
+    np.testing.assert_array_equal(alone["descent"].theta, tree["descent"].theta)
+
+
+def test_a_descent_alone_may_have_its_own_kind() -> None:
+    own = {"step_sizes": [0.1], "kind": "nesterov", "weight_decay": 0.2, "t_end": 2.0}
+    raw = tiny(descent=own)
+    for without_flow in (False, True):
+        if without_flow:
+            del raw["flow"]
+        descent = run_config(config_from_dict(raw), "descend", Path())["descent"]
+        assert (descent.attrs["kind"], descent.attrs["weight_decay"]) == ("nesterov", 0.2)
+    with pytest.raises(ConfigError) as refusal:
+        run_config(config_from_dict(tiny(descent=own)), "compare", Path())
+    assert str(refusal.value) == (
+        'descent.kind is "nesterov" but flow.kind is "gradient"; gflow compare runs '
+        "the flow's own counterpart, so leave descent.kind out."
     )
 
 

@@ -68,7 +68,7 @@ def advise_config(config: Config, folder: Path, progress: ProgressCallback) -> A
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     problem, _ = make_problem(config, folder)
-    start = make_start(config, problem.n_parameters)
+    start = make_start(config, problem.model)
     return advise(problem, start, progress=progress, **_given(config))
 
 

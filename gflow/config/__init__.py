@@ -54,11 +54,13 @@ __all__ = [
 class Config(Table):
     """A whole configuration: one attribute per table."""
 
-    model: Model = Field(default=Model(), description="the deep equilibrium model")
+    model: Model = Field(default=Model(), description="the model")
     data: Annotated[TeacherData | FileData, Field(discriminator="source")] = Field(
         description="the data"
     )
-    start: Start = Field(description="the initial parameters")
+    start: Start | None = Field(
+        default=None, description="the initial parameters; a module may leave it to its own"
+    )
     flow: Flow | None = Field(default=None, description="the gradient flow")
     descent: Descent | None = Field(default=None, description="gradient descent beside the flow")
     diagnostics: Diagnostics = Field(
@@ -68,11 +70,25 @@ class Config(Table):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        raise_if(*self._size_checks())
+        raise_if(*self._start_checks(), *self._size_checks())
         return self
+
+    def _start_checks(self) -> list[tuple[bool, str]]:
+        start, kind = self.start, self.model.kind
+        if start is None:
+            missing = "[start] is missing; give it start.theta or start.seed."
+            return [(kind != "module", missing)]
+        vector = (start.scheme, start.radius) != ("spectral", 0.5)
+        idle = vector and (kind != "vector" or start.seed is None)
+        offset = kind in ("vector", "module") and start.offset is not None
+        return [
+            (idle, 'start.scheme and start.radius need model.kind = "vector" and start.seed.'),
+            (offset, f'start.offset has no meaning with model.kind = "{kind}"; leave it out.'),
+        ]
 
     def _size_checks(self) -> list[tuple[bool, str]]:
         dim, theta = self.model.dim, None
+        scalar = self.model.kind in ("linear", "single_index")
         if isinstance(self.data, TeacherData):
             theta = self.data.theta
             if dim is None and theta is None:
@@ -80,11 +96,9 @@ class Config(Table):
                     (True, "model.dim is missing; a teacher needs it unless data.theta is given.")
                 ]
         size = dim + 1 if dim is not None else len(theta or ())
-        given = {
-            "data.theta": theta,
-            "start.theta": self.start.theta,
-            "start.offset": self.start.offset,
-        }
+        given = {"data.theta": theta}
+        if scalar and self.start is not None:
+            given |= {"start.theta": self.start.theta, "start.offset": self.start.offset}
         return [
             (True, f"{key} has {len(values)} values; with {size - 1} inputs it needs {size}.")
             for key, values in given.items()

@@ -10,14 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from gflow.config.values import (
     Activation,
     Backward,
+    Blocks,
     Columns,
     Count,
     CountOrZero,
     EndTime,
+    FlowKind,
     Fraction,
     NonNegative,
     Parameters,
     Positive,
+    Schedule,
     Seed,
     Several,
     Spacing,
@@ -44,20 +47,57 @@ class Table(BaseModel):
 class Model(Table):
     """The deep equilibrium model."""
 
-    kind: Literal["linear", "single_index"] = Field(
+    kind: Literal["linear", "single_index", "vector", "module"] = Field(
         default="single_index", description="family of the model"
     )
     dim: Count | None = Field(
         default=None, description="number of inputs d (none: that of the data)"
     )
-    activation: Activation = Field(default="tanh", description="activation of a single-index model")
+    activation: Activation = Field(default="tanh", description="activation of the fixed point")
     backward: Backward = Field(default="exact", description="how the implicit gradient is formed")
+    loss: Literal["mse", "cross_entropy", "logistic"] = Field(
+        default="mse", description="loss of outputs and targets"
+    )
+    width: Count | None = Field(default=None, description="length m of a vector DEQ's fixed point")
+    train: Blocks = Field(
+        default=("W", "U", "b", "C", "c"), description="blocks of a vector DEQ that are trained"
+    )
+    factory: Text | None = Field(
+        default=None, description="file.py:function that makes a module, relative to this file"
+    )
+    chunk: Count | None = Field(
+        default=None, description="samples that a module takes at once (none: its own choice)"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        idle = self.kind == "linear" and self.activation not in ("tanh", "identity")
+        own = {"vector": ("width", "train"), "module": ("factory", "chunk")}
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        idle = [
+            (name, kind)
+            for kind, names in own.items()
+            for name in names
+            if kind != self.kind and getattr(self, name) != defaults[name]
+        ]
+        odd = self.kind == "linear" and self.activation not in ("tanh", "identity")
+        odd |= self.kind == "module" and self.activation != "tanh"
         raise_if(
-            (idle, 'model.activation has no meaning with model.kind = "linear"; leave it out.')
+            (
+                odd,
+                f'model.activation has no meaning with model.kind = "{self.kind}"; leave it out.',
+            ),
+            *(
+                (True, f'model.{name} has no meaning but with model.kind = "{kind}"; leave it out.')
+                for name, kind in idle
+            ),
+            (
+                self.kind == "vector" and self.width is None,
+                "model.width is missing; a vector DEQ needs it.",
+            ),
+            (
+                self.kind == "module" and self.factory is None,
+                'model.factory is missing; a module needs it, such as "my_file.py:make".',
+            ),
         )
         return self
 
@@ -107,11 +147,13 @@ class FileData(Table):
     path: Text = Field(
         description="file, relative to the configuration's folder; gflow:NAME is a shipped data set"
     )
-    inputs: Columns = Field(description="columns used as inputs")
-    target: Text = Field(description="column used as target")
-    input_scaling: Literal["none", "standard"] = Field(
+    inputs: Columns = Field(description='columns used as inputs, or patterns such as "p*"')
+    target: Text | Columns = Field(
+        description="column used as target; several for a model of several outputs"
+    )
+    input_scaling: Literal["none", "standard", "unit"] = Field(
         default="none",
-        description="scaling of each input: none, or to mean 0 and standard deviation 1",
+        description="scaling of the inputs: none, each to mean 0 and deviation 1, all to at most 1",
     )
     target_scaling: Literal["none", "standard", "range"] = Field(
         default="none",
@@ -126,22 +168,37 @@ class FileData(Table):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        raise_if((self.target in self.inputs, "data.target is also one of data.inputs."))
+        both = set(self.targets) & set(self.inputs)
+        raise_if((bool(both), "data.target is also one of data.inputs."))
         return self
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The target columns."""
+        return (self.target,) if isinstance(self.target, str) else self.target
 
 
 class Start(Table):
     """The initial parameters theta0, given or drawn."""
 
-    theta: Parameters | None = Field(default=None, description="initial parameters, dim + 1 values")
+    theta: Parameters | None = Field(default=None, description="initial parameters")
     seed: Seed | None = Field(default=None, description="seed of theta0 = offset + scale * normal")
-    scale: NonNegative = Field(default=0.1, description="standard deviation of a drawn theta0")
+    scale: NonNegative | None = Field(
+        default=None,
+        description="standard deviation of a drawn theta0 (none: 0.1; 1 for a vector DEQ)",
+    )
     offset: Parameters | None = Field(default=None, description="mean of a drawn theta0 (none: 0)")
+    scheme: Literal["spectral", "norm", "monotone"] = Field(
+        default="spectral", description="how a vector DEQ's W is drawn"
+    )
+    radius: Positive = Field(
+        default=0.5, description="of a vector DEQ: W's spectral radius, norm or monotone margin"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         given, drawn = self.theta is not None, self.seed is not None
-        idle = given and not drawn and (self.scale != 0.1 or self.offset is not None)
+        idle = given and not drawn and (self.scale is not None or self.offset is not None)
         raise_if(
             (given and drawn, "start.theta and start.seed are both given; keep one of them."),
             (not given and not drawn, "[start] is empty; give it start.theta or start.seed."),
@@ -174,7 +231,7 @@ class Stop(Table):
 class Flow(Table):
     """The gradient flow and its integrator."""
 
-    kind: Literal["gradient"] = Field(default="gradient", description="vector field")
+    kind: FlowKind = Field(default="gradient", description="vector field")
     t_end: EndTime = Field(description="end of the flow (flow time)")
     method: Text = Field(default="auto", description="integrator; see gflow methods")
     rtol: Tolerance = Field(default=1e-6, description="relative tolerance")
@@ -187,6 +244,9 @@ class Flow(Table):
     )
     step_size: Positive | None = Field(
         default=None, description="step of a fixed-step integrator (flow time)"
+    )
+    weight_decay: NonNegative = Field(
+        default=0.0, description="lambda of the term lambda/2 |theta|^2 added to the loss"
     )
     stop: Stop = Field(default=Stop(), description="conditions that end the flow early")
 
@@ -202,7 +262,7 @@ class Flow(Table):
 
 
 class Descent(Table):
-    """Gradient descent beside the flow, on the clock t = step_size * update."""
+    """Gradient descent beside the flow, or another flow's updates, on the flow's clock."""
 
     step_sizes: StepSizes = Field(description="step sizes, one run each (flow time per update)")
     t_end: Positive | None = Field(
@@ -213,6 +273,13 @@ class Descent(Table):
     wall_seconds: Positive | None = Field(
         default=None, description="stop all runs after this time (seconds)"
     )
+    schedule: Schedule = Field(default="constant", description="schedule of the step sizes")
+    kind: FlowKind | None = Field(
+        default=None, description="vector field whose updates are made (none: that of the flow)"
+    )
+    weight_decay: NonNegative | None = Field(
+        default=None, description="as flow.weight_decay (none: that of the flow)"
+    )
 
 
 class Diagnostics(Table):
@@ -220,6 +287,9 @@ class Diagnostics(Table):
 
     evaluation_loss: bool = Field(default=True, description="store the loss on the evaluation set")
     gradient_norm: bool = Field(default=True, description="store the norm of the gradient")
+    accuracy: bool = Field(
+        default=True, description="store the share of samples that are classified rightly"
+    )
     sphere_radius: bool = Field(
         default=True, description="store the radius about the singular point"
     )
@@ -230,12 +300,20 @@ class Diagnostics(Table):
         default=True, description="store min |1 - theta2 sigma'| over the samples"
     )
     equilibrium_residual: bool = Field(default=True, description="store the fixed points' residual")
+    adjoint_residual: bool = Field(default=True, description="store the adjoints' residual")
     sharpness: bool | Literal["all"] = Field(
         default=True,
         description="store the Hessian's largest eigenvalue (all: at every save, at any cost)",
     )
+    eigenvalues: CountOrZero = Field(
+        default=0,
+        description="store so many of the Hessian's largest eigenvalues, more while above 2 / eta",
+    )
     energy_residual: bool = Field(
         default=True, description="store the residual of the energy identity"
+    )
+    invariant_drift: bool = Field(
+        default=True, description="store the drift of what the model's flow conserves"
     )
     reference: bool = Field(default=True, description="store closed forms where the model has them")
 
@@ -251,4 +329,7 @@ class Run(Table):
     store_data: bool | None = Field(
         default=None,
         description="store inputs and targets (none: if x has at most 200,000 numbers)",
+    )
+    store_theta: Literal["all", "ends"] | Times = Field(
+        default="all", description="saves at which theta is stored, or their times (flow time)"
     )

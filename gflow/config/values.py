@@ -31,6 +31,28 @@ def _backward(name: str) -> str:
     return name
 
 
+def _flow(name: str) -> str:
+    kind, colon, arguments = name.partition(":")
+    if kind in ("gradient", "nesterov") and not colon:
+        return name
+    rates = arguments.split(",") if kind == "scaled" else [f"{kind}={arguments}"]
+    numbers = [float(rate) for _, rate in (part.split("=") for part in rates)]
+    least = 0.0 if kind == "natural" else math.ulp(0.0)
+    known = kind in ("heavy_ball", "modified", "natural", "scaled")
+    if not known or not all(least <= number < math.inf for number in numbers):
+        raise ValueError
+    _distinct(tuple(part.split("=")[0].strip() for part in rates))
+    return name
+
+
+def _schedule(name: str) -> str:
+    kind, *shares = name.split(":")
+    counts = {"constant": 0, "linear": 0, "cosine": 0, "warmup": 1, "step": 2, "inverse": 1}
+    if counts.get(kind) != len(shares) or not all(0 < float(share) <= 1 for share in shares):
+        raise ValueError
+    return name
+
+
 def _increasing(values: tuple[float, ...]) -> tuple[float, ...]:
     if values[0] < 0 or any(a >= b for a, b in pairwise(values)):
         raise ValueError
@@ -39,6 +61,12 @@ def _increasing(values: tuple[float, ...]) -> tuple[float, ...]:
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(values)) < len(values):
+        raise ValueError
+    return values
+
+
+def _blocks(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not set(values) <= {"W", "U", "b", "C", "c"}:
         raise ValueError
     return values
 
@@ -83,6 +111,14 @@ Columns = Annotated[
     AfterValidator(_distinct),
     Expects("a list of distinct column names"),
 ]
+Blocks = Annotated[
+    tuple[str, ...],
+    _FROM_LIST,
+    Field(min_length=1),
+    AfterValidator(_distinct),
+    AfterValidator(_blocks),
+    Expects("a list of some of W, U, b, C, c"),
+]
 Activation = Annotated[
     str, AfterValidator(_activation), Expects(f"{', '.join(ACTIVATIONS)}, or weak-tanh:EPS")
 ]
@@ -92,6 +128,22 @@ Backward = Annotated[
     Expects(
         "exact, jfb, neumann:K, damped:K:LAMBDA or phantom:K:LAMBDA, with K >= 1 and "
         "0 < LAMBDA <= 1"
+    ),
+]
+FlowKind = Annotated[
+    str,
+    AfterValidator(_flow),
+    Expects(
+        "gradient, heavy_ball:MASS, nesterov, modified:ETA, natural:LAMBDA or "
+        "scaled:BLOCK=RATE,..., with positive numbers (LAMBDA may be 0)"
+    ),
+]
+Schedule = Annotated[
+    str,
+    AfterValidator(_schedule),
+    Expects(
+        "constant, linear, cosine, warmup:F, step:F:FACTOR or inverse:F, with 0 < F <= 1 and "
+        "0 < FACTOR <= 1"
     ),
 ]
 Spacing = Literal["linear", "log"]

@@ -1,4 +1,4 @@
-"""The energy audit: L(0) - L(t) equals the integral of grad L . g along any flow dtheta/dt = -g."""
+"""The energy audit: L(0) - L(t) equals the integral of -grad L . dtheta/dt along any flow."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.polynomial.legendre import Legendre, leggauss, legvander
 from torch import Tensor
 
 from gflow.diagnostics.rows import row_dissipation
+from gflow.flows import Flow, parse_flow
 from gflow.integrators.base import Step
 from gflow.integrators.batch import by_owner
 from gflow.integrators.native import BatchStep
@@ -79,10 +80,12 @@ class EnergyAudit:
     Parameters
     ----------
     problem : Problem
+    flow : Flow or str
+        By default the gradient flow.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        self._problem = problem
+    def __init__(self, problem: Problem, flow: Flow | str = "gradient") -> None:
+        self._problem, self._flow = problem, parse_flow(flow).on(problem)
         self._panel: list[Step] = []
         self._pending: list[Panel] = []
         self._edges: list[np.ndarray] = []
@@ -148,7 +151,9 @@ class EnergyAudit:
             evaluate_steps(steps, torch.from_numpy(start + (end - start) * points))
             for steps, start, end in panels
         ]
-        rate = self._problem.dissipation(torch.cat(theta))
+        states = torch.cat(theta)
+        owner = torch.zeros(len(states), dtype=torch.int64, device=states.device)
+        rate = row_dissipation(self._flow, self._problem, states, owner)
         return rate.double().cpu().numpy().reshape(-1, NODES)
 
 
@@ -161,10 +166,14 @@ class BatchAudit:
         Row i is trajectory i's.
     lone : callable
         The problem of one trajectory by its index.
+    flow : Flow or str
+        By default the gradient flow.
     """
 
-    def __init__(self, problem: Problem, lone: Callable[[int], Problem]) -> None:
-        self._problem, self._lone = problem, lone
+    def __init__(
+        self, problem: Problem, lone: Callable[[int], Problem], flow: Flow | str = "gradient"
+    ) -> None:
+        self._problem, self._lone, self._flow = problem, lone, parse_flow(flow)
         self._alone: dict[int, EnergyAudit] = {}
         self._owners: list[np.ndarray] = []
         self._edges: list[np.ndarray] = []
@@ -185,7 +194,7 @@ class BatchAudit:
 
     def alone(self, index: int) -> EnergyAudit:
         """The audit of a trajectory that goes on alone."""
-        return self._alone.setdefault(index, EnergyAudit(self._lone(index)))
+        return self._alone.setdefault(index, EnergyAudit(self._lone(index), self._flow))
 
     def integrals(self, times: Tensor, ends: np.ndarray) -> Tensor:
         """Dissipation integrated to each of the times (T,) up to the ends (B,), NaN beyond."""
@@ -216,7 +225,7 @@ class BatchAudit:
             owners = np.concatenate(self._owners[-len(self._pending) :]).repeat(BATCH_NODES)
             theta = torch.cat(self._pending)
             rows = torch.as_tensor(owners, device=theta.device)
-            rate = row_dissipation(self._problem, theta, rows)
+            rate = row_dissipation(self._flow, self._problem, theta, rows)
             self._values.append(rate.double().cpu().numpy().reshape(-1, BATCH_NODES))
             self._pending, self._waiting = [], 0
 

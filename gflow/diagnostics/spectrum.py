@@ -12,7 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 from gflow.diagnostics.rows import row_equilibria
 from gflow.eigen import Eigenpairs, grown, top_eigenpairs
 from gflow.equilibrium.adjoint import Backward
-from gflow.problem import EXACT, Problem
+from gflow.models.base import Equilibrium
+from gflow.problem import CHUNK, EXACT, Problem
 
 SHARPNESS_LIMIT = 150
 """Parameters up to which the Hessian is formed; beyond, a few of its products cost less."""
@@ -34,7 +35,12 @@ def product_at(
 
     NaN where there is no equilibrium. By default the Hessian's.
     """
-    equilibrium = problem.model.equilibrium(theta[None], problem.x)
+    return _product(problem, problem.model.equilibrium(theta[None], problem.x), backward)
+
+
+def _product(
+    problem: Problem, equilibrium: Equilibrium, backward: Backward
+) -> Callable[[Tensor], Tensor]:
     return lambda vector: problem.jvp_at(equilibrium, vector[None], backward)[0]
 
 
@@ -73,7 +79,7 @@ def spectra_at_saves(
         ``eigenvalue_products`` (R, T), 0 where the Hessian was formed.
     """
     size = runs.shape[-1]
-    dense = size <= SHARPNESS_LIMIT
+    dense = size <= SHARPNESS_LIMIT and not problem.model.one_by_one
     affordable = SHARPNESS_WORK // size**2 if dense else SHARPNESS_PRODUCTS // _expected(k)
     share = max(SHARPNESS_LEAST, affordable // len(runs))
     saved = ~torch.isnan(runs).any(-1)
@@ -133,9 +139,10 @@ def _by_products(
 ) -> Found:
     found: list[Eigenpairs] = []
     guess, last = points[:0], -1
-    for row, owner in enumerate(owners.tolist()):
+    solved = row_equilibria(problem, points, owners, cost=CHUNK)
+    for owner, (part, equilibrium) in zip(owners.tolist(), solved, strict=True):
         guess = guess if owner == last else points[:0]
-        product = product_at(problem.select(owners[row : row + 1]), points[row])
+        product = _product(part, equilibrium, EXACT)
         pairs = top_eigenpairs(product, guess, max(k, 1), above=edges[owner] if k else math.inf)
         found.append(pairs)
         last, known = owner, bool(torch.isfinite(pairs.values).all())

@@ -22,6 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from gflow.equilibrium.adjoint import Backward
@@ -68,6 +69,8 @@ class Model(ABC):
     """Numbers that an evaluation at one theta forms of each sample; bounds how many go together."""
     conserves_sphere = False
     """Whether every flow keeps `sphere_radius` constant, as the linear DEQ's do."""
+    one_by_one = False
+    """Whether rows, and products with vectors, are evaluated one after another."""
     smooth = True
     """Whether gradients are smooth in theta, so that methods of high order pay."""
     diagnostics: tuple[str, ...] = (
@@ -79,6 +82,13 @@ class Model(ABC):
     """Which of those that only the model can give it does give; the others are not stored."""
     lost = Status.EQUILIBRIUM_LOST
     """What it means for a run that a theta is not valid."""
+
+    def followed(self, theta: Tensor) -> Tensor:
+        """Mask (B,) of the rows that may have several equilibria: which one, the path decides.
+
+        Along a run they are solved one after another, each from the one before.
+        """
+        return torch.zeros(theta.shape[:-1], dtype=torch.bool, device=theta.device)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -90,6 +90,7 @@ class ModuleModel(Model):
         ]
         self.diagnostics = ("equilibrium_residual",) if self._layers else ()
         self.lost = Status.EQUILIBRIUM_LOST if self._layers else Status.NONFINITE
+        self.one_by_one = bool(self._layers)
         self.output_shape: tuple[int, ...] = ()
         self._input_shape: tuple[int, ...] = ()
         self._failure: tuple[Tensor, str] | None = None
@@ -185,6 +186,10 @@ class ModuleModel(Model):
             residual.reshape(lead),
             tuple(kept),
         )
+
+    def followed(self, theta: Tensor) -> Tensor:
+        """With DEQ layers everywhere: nothing is known of their equilibria's number."""
+        return torch.full_like(super().followed(theta), self.one_by_one)
 
     def residual(self, equilibrium: Equilibrium, x: Tensor) -> Tensor:
         """Largest max |f(z) - z| / (1 + max |z|) of all samples and DEQ layers."""

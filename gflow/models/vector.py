@@ -241,6 +241,12 @@ class VectorDEQ(Model):
             signs.append(Factors.of(system(weights, slope[..., None, :])).sign()[..., 0])
         return torch.cat(signs)
 
+    def followed(self, theta: Tensor) -> Tensor:
+        """Where uniqueness is not certified."""
+        if self.activation.name == "identity":
+            return super().followed(theta)
+        return self.singular_distance(theta) <= 0
+
     def residual(self, equilibrium: Equilibrium, x: Tensor) -> Tensor:
         """max_i |z_i - sigma(W z_i + U x_i + b)|, the largest entry."""
         return _vector(equilibrium).gap.amax(-1)

@@ -37,6 +37,13 @@ ACCEPTED: Style = {"color": FLOW_COLOUR, "marker": ".", "linestyle": "None"}
 REJECTED: Style = {"color": RED, "marker": "x", "linestyle": "None"}
 
 
+_LOSSES = {
+    "mse": "mean squared error",
+    "cross_entropy": "cross-entropy",
+    "logistic": "logistic",
+}
+
+
 def plot_loss(ax: Axes, tree: xr.DataTree) -> None:
     """Loss against time: on the evaluation set dashed, its upper bound dotted."""
     every = runs(tree)
@@ -51,7 +58,8 @@ def plot_loss(ax: Axes, tree: xr.DataTree) -> None:
     for bound in [quartiles(bounds)[:, [0, 2]]] if many else bounds:
         ax.plot(*bound.T, color=GREY, linewidth=1.2, **DOTTED)
         key["median bound" if many else "bound"] = DOTTED
-    label = "loss L (mean squared error)" if has_samples(tree) else "loss L"
+    known = _LOSSES.get(tree["problem"].attrs.get("loss", "mse") if has_samples(tree) else "")
+    label = f"loss L ({known})" if known else "loss L"
     finish(ax, every, "Loss", label, key if len(key) > 1 else None)
 
 

@@ -155,9 +155,11 @@ def step_colours(step_sizes: Array) -> dict[float, str]:
 
 
 def is_linear(tree: xr.DataTree) -> bool:
-    """Whether the model is the linear DEQ, whose flow keeps to a sphere ([DR] Thm 3.1)."""
+    """Whether it is the gradient flow of a linear DEQ, which keeps to a sphere ([DR] Thm 3.1)."""
     attributes = tree["problem"].attrs if "problem" in tree.children else {}
-    return bool(attributes.get("conserves_sphere", False))
+    kinds = {node.attrs.get("kind", "gradient") for node in tree.children.values()}
+    decays = any(node.attrs.get("weight_decay", 0.0) for node in tree.children.values())
+    return bool(attributes.get("conserves_sphere", False)) and kinds == {"gradient"} and not decays
 
 
 def has_samples(tree: xr.DataTree) -> bool:

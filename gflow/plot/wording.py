@@ -19,12 +19,14 @@ def description(tree: xr.DataTree) -> str:
     parts = [str(problem.get("model", "unknown model"))]
     if "backward" in problem:
         parts.append(f"backward {problem['backward']}")
+    kinds = {str(node.attrs["kind"]) for node in tree.children.values() if "kind" in node.attrs}
+    parts += sorted(kinds - {"gradient"})
     if "flow" in tree.children:
         flow = tree["flow"].to_dataset()
         methods = {str(name) for name in flow["method"].values.ravel()}
         method = methods.pop() if len(methods) == 1 else "several methods"
         parts.append(f"{method}, rtol {flow.attrs['rtol']:g}")
-    else:
+    elif not kinds - {"gradient"}:
         parts.append("gradient descent")
     return "  ·  ".join(parts)
 

@@ -27,7 +27,7 @@ def blocks_of(text: str) -> dict[str, list[list[str]]]:
 def advice_of(path: str) -> Advice:
     config = load_config(path)
     problem, _ = make_problem(config, Path())
-    start = make_start(config, problem.n_parameters)
+    start = make_start(config, problem.model)
     return package.advise(problem, start, t_end=1.0, step_sizes=[0.05, 0.1])
 
 

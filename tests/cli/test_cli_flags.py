@@ -23,6 +23,8 @@ TEACHER = {
 }
 FILE = TEACHER | {"data": {"source": "file", "path": "a.csv", "inputs": ["a"], "target": "y"}}
 GIVEN = TEACHER | {"start": {}}
+VECTOR = TEACHER | {"model": {"kind": "vector", "width": 3, "dim": 1}}
+MODULE = TEACHER | {"model": {"kind": "module", "factory": "a.py:make", "dim": 1}}
 
 # key: what is typed, what the configuration then holds, and the file that it is typed for
 SAMPLES: dict[str, tuple[str, Any, dict[str, Any]]] = {
@@ -30,6 +32,11 @@ SAMPLES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "model.dim": ("1", 1, TEACHER),
     "model.activation": ("weak-tanh:0.5", "weak-tanh:0.5", TEACHER),
     "model.backward": ("neumann:3", "neumann:3", TEACHER),
+    "model.loss": ("logistic", "logistic", TEACHER),
+    "model.width": ("7", 7, VECTOR),
+    "model.train": ("W,U", ("W", "U"), VECTOR),
+    "model.factory": ("b.py:make", "b.py:make", MODULE),
+    "model.chunk": ("100", 100, MODULE),
     "data.source": ("teacher", "teacher", TEACHER),
     "data.distribution": ("normal", "normal", TEACHER),
     "data.low": ("-1.5", -1.5, TEACHER),
@@ -49,7 +56,10 @@ SAMPLES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "start.seed": ("3", 3, GIVEN),
     "start.scale": ("0.5", 0.5, TEACHER),
     "start.offset": ("1,2", (1.0, 2.0), TEACHER),
-    "flow.kind": ("gradient", "gradient", TEACHER),
+    "start.scheme": ("monotone", "monotone", VECTOR),
+    "start.radius": ("0.9", 0.9, VECTOR),
+    "flow.kind": ("scaled:theta1=0.1,theta2=2", "scaled:theta1=0.1,theta2=2", TEACHER),
+    "flow.weight_decay": ("1e-3", 1e-3, TEACHER),
     "flow.t_end": ("1e3", 1000.0, TEACHER),
     "flow.method": ("LSODA", "LSODA", TEACHER),
     "flow.rtol": ("1e-8", 1e-8, TEACHER),
@@ -67,7 +77,12 @@ SAMPLES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "descent.records": ("11", 11, TEACHER),
     "descent.spacing": ("log", "log", TEACHER),
     "descent.wall_seconds": ("9.5", 9.5, TEACHER),
+    "descent.schedule": ("step:0.5:0.1", "step:0.5:0.1", TEACHER),
+    "descent.kind": ("heavy_ball:0.5", "heavy_ball:0.5", TEACHER),
+    "descent.weight_decay": ("0.1", 0.1, TEACHER),
     "diagnostics.sharpness": ("all", "all", TEACHER),
+    "diagnostics.eigenvalues": ("3", 3, TEACHER),
+    "run.store_theta": ("ends", "ends", TEACHER),
     "run.dtype": ("float32", "float32", TEACHER),
     "run.device": ("cuda:1", "cuda:1", TEACHER),
     "run.threads": ("2", 2, TEACHER),

@@ -47,6 +47,44 @@ def complaint(raw):
     return str(caught.value)
 
 
+def test_kinds_of_models_have_keys_of_their_own():
+    vector = config_from_dict(changed(FILE, model__kind="vector", model__width=8))
+    assert vector.model.train == ("W", "U", "b", "C", "c")
+    module = changed(FILE, model__kind="module", model__factory="net.py:make")
+    del module["start"]
+    assert config_from_dict(module).start is None
+    several = config_from_dict(changed(FILE, data__target=["y", "z"]))
+    assert several.data.targets == ("y", "z")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model__kind": "vector"}, "model.width is missing; a vector DEQ needs it."),
+        ({"model__kind": "module"}, "model.factory is missing; a module needs it, such as"),
+        ({"model__width": 3}, 'model.width has no meaning but with model.kind = "vector"'),
+        ({"model__factory": "a.py:b"}, 'model.factory has no meaning but with model.kind = "mod'),
+        (
+            {"model__kind": "module", "model__factory": "a.py:b", "model__activation": "relu"},
+            'model.activation has no meaning with model.kind = "module"',
+        ),
+        (
+            {"model__kind": "vector", "model__width": 3, "model__train": ["V"]},
+            'model.train is ["V"]; it must be a list of some of W, U, b, C, c.',
+        ),
+        ({"model__loss": "mes"}, 'model.loss is "mes"; it must be "mse", "cross_entropy" or'),
+        ({"start__scheme": "norm"}, 'start.scheme and start.radius need model.kind = "vector"'),
+        (
+            {"model__kind": "vector", "model__width": 3, "start": {"seed": 1, "offset": [1, 2]}},
+            'start.offset has no meaning with model.kind = "vector"',
+        ),
+        ({"data__target": ["y", "a"]}, "data.target is also one of data.inputs."),
+    ],
+)
+def test_keys_that_do_not_go_with_the_model_are_told(changes, sentence):
+    assert complaint(changed(FILE, **changes)).startswith(sentence)
+
+
 def test_defaults():
     config = config_from_dict(TEACHER)
     assert (config.model.kind, config.model.activation) == ("single_index", "tanh")
@@ -85,7 +123,8 @@ def test_a_config_is_immutable_and_hashable():
         ),
         (
             {"run__qqq": 1},
-            "run.qqq is unknown; the keys of [run] are dtype, device, threads, store_data.",
+            "run.qqq is unknown; the keys of [run] are dtype, device, threads, store_data, "
+            "store_theta.",
         ),
         ({"flow.rtol": 1}, '"flow.rtol" is unknown; did you mean flow.rtol?'),
         ({"flow__rtol": "abc"}, 'flow.rtol is "abc"; it must be a number between 0 and 1.'),

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from gflow.equilibrium.adjoint import Backward, parse_backward
 from gflow.errors import ProblemError
 
-NAMES = ["exact", "jfb", "neumann:1", "neumann:2", "neumann:7", "damped:1:0.3", "damped:5:0.5", "phantom:3:0.7"]
+NAMES = [
+    "exact",
+    "jfb",
+    "neumann:1",
+    "neumann:2",
+    "neumann:7",
+    "damped:1:0.3",
+    "damped:5:0.5",
+    "phantom:3:0.7",
+]
 jacobians = st.lists(st.floats(-3.0, 0.95), min_size=1, max_size=5).map(
     lambda values: torch.tensor(values, dtype=torch.float64)
 )

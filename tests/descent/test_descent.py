@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gflow.descent import gradient_descent, record_times, record_updates
+from gflow.descent import gradient_descent, record_times
 from gflow.errors import ProblemError
 from gflow.flows import gradient_flow
 from gflow.integrators.base import Settings
@@ -214,15 +214,15 @@ def test_a_start_without_equilibrium_is_its_only_record():
 def test_an_interrupt_keeps_what_was_recorded_and_the_last_iterate(monkeypatch, calls):
     problem, seen = _problem(), []
     whole = gradient_descent(problem, _start(problem), [0.1, 0.05], 2.0, records=21)
-    evaluate = problem.evaluate
+    gradient = problem.gradient_at
 
-    def interrupted(theta, warm=None):
-        seen.append(theta)
+    def interrupted(equilibrium, backward=None):
+        seen.append(equilibrium.theta)
         if len(seen) == calls:
             raise KeyboardInterrupt
-        return evaluate(theta, warm)
+        return gradient(equilibrium, backward)
 
-    monkeypatch.setattr(problem, "evaluate", interrupted)
+    monkeypatch.setattr(problem, "gradient_at", interrupted)
     descent = gradient_descent(problem, _start(problem), [0.1, 0.05], 2.0, records=21)
     assert descent.status == [Status.INTERRUPTED] * 2
     assert descent.update.max(1).tolist() == [calls - 1] * 2
@@ -260,25 +260,6 @@ def test_progress_is_told_in_increasing_fractions():
     assert {shape for _, shape in told} == {(3,)}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ((0.5, 2.0, 5, "linear"), [0, 1, 2, 3, 4]),
-        ((0.5, 2.0, 100, "linear"), [0, 1, 2, 3, 4]),
-        ((0.5, 2.0, 2, "linear"), [0, 4]),
-        ((0.5, 2.24, 3, "linear"), [0, 2, 4]),
-        ((0.5, 0.5, 9, "log"), [0, 1]),
-        ((0.1, 0.3, 4, "linear"), [0, 1, 2, 3]),  # 0.3 / 0.1 is below 3
-        ((1e-3, 100.0, 7, "log"), [0, 1, 10, 100, 1000, 10_000, 100_000]),
-        ((1.0, 1e6, 3, "linear"), [0, 500_000, 1_000_000]),
-    ],
-)
-def test_records_are_updates_from_0_to_the_last_that_fits(arguments, expected):
-    found = record_updates(*arguments)
-    assert found.tolist() == expected
-    assert found.dtype == np.int64
-
-
 @pytest.mark.parametrize("spacing", ["linear", "log"])
 def test_the_recorded_times_are_those_of_the_descent(spacing):
     problem = _problem()
@@ -288,13 +269,6 @@ def test_the_recorded_times_are_those_of_the_descent(spacing):
     assert times == np.unique(clock[descent.update >= 0]).tolist()
     with pytest.raises(ProblemError, match="a step size is given twice"):
         record_times([0.1, 0.1], 4.0, 9, spacing)
-
-
-def test_more_updates_than_can_be_counted_are_refused():
-    with pytest.raises(ProblemError):
-        record_updates(1e-3, 1e20, 5, "linear")
-    with pytest.raises(ProblemError):
-        record_updates(1e-320, 1.0, 5, "linear")
 
 
 REFUSALS = {

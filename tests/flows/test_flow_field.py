@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gflow.flows import FLOWS, gradient_flow
+from gflow.flows import gradient_flow
 from gflow.integrators.base import Breakdown
 from gflow.models import LinearDEQ, SingleIndexDEQ
 from gflow.problem import Problem
@@ -47,7 +47,6 @@ def test_the_field_is_minus_the_gradient_and_its_jacobian_that_of_the_field(thet
 def test_only_the_exact_backward_promises_symmetry():
     assert [gradient_flow(_problem(name)).symmetric for name in BACKWARDS] == [True] + [False] * 3
     assert gradient_flow(_problem()).time_derivative is None
-    assert FLOWS["gradient"] is gradient_flow
 
 
 @given(path=st.lists(thetas, min_size=2, max_size=6))

@@ -1,0 +1,106 @@
+"""The field of a flow on a problem, as integrators call it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from gflow.flows.base import Flow
+from gflow.flows.point import Point
+from gflow.integrators.base import Breakdown, Field, Memory
+from gflow.models.base import Equilibrium, Moments
+from gflow.problem import Problem
+from gflow.status import Status
+
+
+def flow_field(flow: Flow, problem: Problem) -> Field:
+    """The vector field of a flow on a problem.
+
+    The fixed point is warm-started from the field's memory: a field serves one trajectory, or one
+    batch.
+
+    Raises
+    ------
+    ProblemError
+        If the flow has no meaning for the problem.
+    """
+    return _Motion(flow.on(problem), problem).field()
+
+
+class _Motion:
+    """The callables of a field, and the point that they share."""
+
+    def __init__(self, flow: Flow, problem: Problem, moments: Moments | None = None) -> None:
+        self.flow, self.problem, self.memory = flow, problem, Memory()
+        self._moments = moments
+
+    def field(self) -> Field:
+        flow, problem = self.flow, self.problem
+        return Field(
+            self.value,
+            jacobian=self.jacobian if flow.dense(problem) else None,
+            jvp=self.jvp,
+            time_derivative=None if flow.autonomous else flow.time_derivative,
+            symmetric=flow.symmetric(problem),
+            branch=lambda state: problem.model.branch(self._theta(state)),
+            autonomous=flow.autonomous,
+            smooth=problem.model.smooth,
+            batched=True,
+            memory=self.memory,
+            select=lambda rows: self.rows(rows).field(),
+            many=self.many,
+        )
+
+    def rows(self, rows: Tensor) -> _Motion:
+        """The same on some rows of a stack of problems."""
+        part = self.problem.select(rows)
+        if self._moments is None or part is self.problem:
+            return _Motion(self.flow, part, self._moments)
+        square, mixed = self._moments
+        shared = square.ndim == 2
+        return _Motion(self.flow, part, (square if shared else square[rows], mixed.mT[:, rows].mT))
+
+    def value(self, t: Any, state: Tensor) -> Tensor:
+        if state.ndim == 2 and self._moments is None:
+            self._moments = self.problem.moments()
+        point = self._point(state)
+        if state.ndim == 1 and not bool(point.equilibrium.valid):
+            reason = self.problem.model.explain_loss_of_equilibrium(point.theta)
+            raise Breakdown(self.problem.model.lost, f"{reason}, at t = {t:.6g}")
+        rate = self.flow.rate(point, t, state)
+        if self.flow.fallible and state.ndim == 1 and (reason := self.flow.fault(point)):
+            raise Breakdown(Status.NONFINITE, f"{reason}, at t = {t:.6g}")
+        if point.solved:
+            self.memory.value = point.equilibrium.preactivation
+        return rate
+
+    def many(self, t: Any, state: Tensor) -> Tensor:
+        theta = self._theta(state)
+        point = Point(self.problem, theta, self.flow.weight_decay, self.memory.value)
+        self.memory.value = point.equilibrium.preactivation
+        return self.flow.rate(point, t, state)
+
+    def jacobian(self, t: Any, state: Tensor) -> Tensor:
+        return self.flow.jacobian(self._point(state), t, state)
+
+    def jvp(self, t: Any, state: Tensor, vector: Tensor) -> Tensor:
+        return self.flow.jvp(self._point(state), t, state, vector)
+
+    def _theta(self, state: Tensor) -> Tensor:
+        return state[..., : self.problem.n_parameters] if self.flow.second_order else state
+
+    def _point(self, state: Tensor) -> Point:
+        """One for all that is asked at the same tensor in succession."""
+        memory = self.memory
+        if memory.last is None or memory.last[0] is not state:
+            warm: Tensor | Equilibrium | None = memory.value
+            if memory.last is not None:
+                last: Point = memory.last[1]
+                if last.solved and last.equilibrium.preactivation is warm:
+                    warm = last.equilibrium
+            moments = self._moments if state.ndim == 2 else None
+            point = Point(self.problem, self._theta(state), self.flow.weight_decay, warm, moments)
+            memory.last = state, point
+        found: Point = memory.last[1]
+        return found
