@@ -245,7 +245,7 @@ def _pointwise(
     values = evaluate_pointwise(problem, theta, wanted, every, modes, step_sizes)
     if evaluation is not None and diagnostics.get("evaluation_loss", True):
         names = [name for name in ("loss", "accuracy") if name in wanted]
-        beside = evaluate_pointwise(evaluation, theta, names)
+        beside = evaluate_pointwise(evaluation, theta, names, step_sizes=step_sizes)
         values |= {f"evaluation_{name}": value for name, value in beside.items()}
     return values
 

@@ -30,12 +30,14 @@ def comparison_group(problem: Problem, trajectory: Trajectory, descent: Descent)
         path_distance, nearest = nearest_on_path(path, theta)
     else:
         path_distance, nearest = torch.full_like(flat, torch.nan), torch.full_like(flat, torch.nan)
-    losses = [evaluate_pointwise(problem, which, ["loss"])["loss"] for which in (theta, partner)]
+    shape, steps = descent.theta.shape, descent.step_sizes
+    loss = evaluate_pointwise(problem, descent.theta, ["loss"], step_sizes=list(steps))["loss"]
+    beside = evaluate_pointwise(problem, partner.reshape(shape), ["loss"])["loss"]
     values = {
         "distance": torch.linalg.vector_norm(theta - partner, dim=-1),
         "path_distance": path_distance,
         "lag": nearest - flat,
-        "loss_difference": losses[0] - losses[1],
+        "loss_difference": loss - beside,
     }
     data = {name: (dims, numpy_of(value).reshape(time.shape)) for name, value in values.items()}
     coords = {"step_size": descent.step_sizes, "record": np.arange(time.shape[1])}

@@ -100,7 +100,7 @@ def evaluate_pointwise(
     eigenvalues : int
         How many of the Hessian's largest eigenvalues to give, 0 for none.
     step_sizes : sequence of float, optional
-        Of the descents that theta (S, R, P) are the records of.
+        Of the descents that theta (S, R, P) are the records of; without them theta is a flow's.
     """
     runs = theta if theta.ndim > 2 else theta.reshape(1, -1, theta.shape[-1])
     owners = torch.arange(len(runs), device=theta.device)
@@ -111,7 +111,7 @@ def evaluate_pointwise(
         given.add("accuracy")
     chosen = {name: function for name, function in POINTWISE.items() if name in given}
     parts: dict[str, list[Tensor]] = {name: [] for name in chosen}
-    for part, equilibrium in row_equilibria(problem, flat, rows):
+    for part, equilibrium in row_equilibria(problem, flat, rows, jumps=step_sizes is not None):
         for name, function in chosen.items():
             value = function(part, equilibrium)
             parts[name].append(torch.where(equilibrium.valid, value, torch.nan))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from gflow.flows import Flow
 from gflow.flows.point import Point
 from gflow.models.base import Equilibrium
 from gflow.problem import CHUNK, Problem
+
+STEPS = 4
+"""Into how many the way from one point of a run to the next is cut to follow an equilibrium."""
 
 
 def row_parts(
@@ -35,14 +39,14 @@ def row_parts(
 
 
 def row_equilibria(
-    problem: Problem, theta: Tensor, rows: Tensor, cost: int = 1
+    problem: Problem, theta: Tensor, rows: Tensor, cost: int = 1, jumps: bool = False
 ) -> Iterator[tuple[Problem, Equilibrium]]:
     """The same with the equilibria solved; NaN where lost.
 
     Thetas are taken as points of runs, in their order: where one may have several equilibria, it is
-    followed from the run's point before.
+    followed from the run's point before. The runs of gradient descent may jump between branches.
     """
-    before = _Before()
+    before = _Before(jumps)
     seen = 0
     for part, points in row_parts(problem, theta, rows, cost):
         owners = rows[seen : seen + len(points)]
@@ -54,26 +58,51 @@ def row_equilibria(
             continue
         for row, owner in enumerate(owners.tolist()):
             one = part.select(torch.tensor([row], device=theta.device))
-            point = points[row : row + 1]
-            solved = one.model.equilibrium(point, one.x, before.of(owner))
+            solved = before.follow(one, points[row : row + 1], owner)
             before.keep(owner, solved)
             yield one, solved
 
 
 class _Before:
-    """The last equilibrium of a run that was reached."""
+    """The last equilibrium of a run that was reached, from which the next ones are."""
 
-    def __init__(self) -> None:
-        self._owner, self._warm = -1, torch.empty(0)
+    def __init__(self, jumps: bool) -> None:
+        self._jumps, self._owner = jumps, -1
+        self._last: tuple[Tensor, Tensor] | None = None
 
-    def of(self, owner: int) -> Tensor | None:
-        """The warm start of a run's next point."""
-        return self._warm if owner == self._owner else None
+    def follow(self, problem: Problem, theta: Tensor, owner: int) -> Equilibrium:
+        """The equilibrium at theta (1, P) on the branch of the run's last."""
+        if owner != self._owner or self._last is None:
+            return problem.model.equilibrium(theta, problem.x)
+        if self._jumps:
+            return problem.model.equilibrium(theta, problem.x, self._last[1])
+        return _followed(problem, *self._last, theta)
 
     def keep(self, owner: int, solved: Equilibrium) -> None:
         """Remember a run's last point, unless it has no equilibrium."""
         if bool(solved.valid[-1]):
-            self._owner, self._warm = owner, solved.preactivation[-1:]
+            self._owner, self._last = owner, (solved.theta[-1:], solved.preactivation[-1:])
+
+
+def _followed(problem: Problem, start: Tensor, warm: Tensor, theta: Tensor) -> Equilibrium:
+    """The equilibrium at theta (1, P) that continues one at `start`, in steps if one misses it."""
+    solved, found = _continued(problem, theta, warm)
+    if found or not bool(torch.isfinite(theta).all()):
+        return solved
+    for step in range(1, STEPS + 1):
+        between = theta if step == STEPS else torch.lerp(start, theta, step / STEPS)
+        solved, found = _continued(problem, between, warm)
+        if not found:
+            break
+        warm = solved.preactivation
+    return solved if found else replace(solved, valid=torch.zeros_like(solved.valid))
+
+
+def _continued(problem: Problem, theta: Tensor, warm: Tensor) -> tuple[Equilibrium, bool]:
+    """The equilibrium at theta (1, P) from a warm start, and whether it is on the same branch."""
+    solved = problem.model.equilibrium(theta, problem.x, warm)
+    continued = problem.model.continued(solved, warm)
+    return solved, bool(solved.valid) and (continued is None or bool(continued))
 
 
 def row_dissipation(flow: Flow, problem: Problem, states: Tensor, rows: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ def spectra_at_saves(
     owners, places = torch.nonzero(chosen, as_tuple=True)
     edges = [math.inf] * len(runs) if step_sizes is None else [2.0 / eta for eta in step_sizes]
     solve = _by_hessians if dense else _by_products
-    found = solve(problem, runs[owners, places], owners, k, edges)
+    found = solve(problem, runs[owners, places], owners, k, edges, step_sizes is not None)
     names = ("sharpness", "eigenvalues", "eigenvalue_residual", "eigenvalue_products")
     tables = {}
     for name, values in zip(names if k else names[:1], found, strict=False):
@@ -103,12 +103,17 @@ def _expected(k: int) -> int:
 
 
 def _by_hessians(
-    problem: Problem, points: Tensor, owners: Tensor, k: int, edges: Sequence[float]
+    problem: Problem,
+    points: Tensor,
+    owners: Tensor,
+    k: int,
+    edges: Sequence[float],
+    jumps: bool,
 ) -> Found:
     size = points.shape[-1]
     parts = [
         _decomposed(part.jacobian_at(equilibrium, EXACT), k > 0)
-        for part, equilibrium in row_equilibria(problem, points, owners, cost=size)
+        for part, equilibrium in row_equilibria(problem, points, owners, size, jumps)
     ]
     values, residuals = (torch.cat(tables) for tables in zip(*parts, strict=True))
     counts = [size] * len(values)
@@ -135,11 +140,16 @@ def _decomposed(hessian: Tensor, checked: bool) -> tuple[Tensor, Tensor]:
 
 
 def _by_products(
-    problem: Problem, points: Tensor, owners: Tensor, k: int, edges: Sequence[float]
+    problem: Problem,
+    points: Tensor,
+    owners: Tensor,
+    k: int,
+    edges: Sequence[float],
+    jumps: bool,
 ) -> Found:
     found: list[Eigenpairs] = []
     guess, last = points[:0], -1
-    solved = row_equilibria(problem, points, owners, cost=CHUNK)
+    solved = row_equilibria(problem, points, owners, CHUNK, jumps)
     for owner, (part, equilibrium) in zip(owners.tolist(), solved, strict=True):
         guess = guess if owner == last else points[:0]
         product = _product(part, equilibrium, EXACT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gflow.flows.base import Flow
@@ -12,6 +13,11 @@ from gflow.integrators.base import Breakdown, Field, Memory
 from gflow.models.base import Equilibrium, Moments
 from gflow.problem import Problem
 from gflow.status import Status
+
+JUMPED = (
+    "the branch of the equilibrium that the flow has followed ends at a fold, and what is found "
+    "there lies on another one"
+)
 
 
 def flow_field(flow: Flow, problem: Problem) -> Field:
@@ -26,6 +32,12 @@ def flow_field(flow: Flow, problem: Problem) -> Field:
         If the flow has no meaning for the problem.
     """
     return _Motion(flow.on(problem), problem).field()
+
+
+def _where_reached(point: Point, rate: Tensor) -> Tensor:
+    """The rates, NaN where the fixed point jumped; where it does not exist they are NaN already."""
+    jumped = point.equilibrium.valid & ~point.reached
+    return rate.masked_fill(jumped[..., None], torch.nan) if bool(jumped.any()) else rate
 
 
 class _Motion:
@@ -65,21 +77,24 @@ class _Motion:
         if state.ndim == 2 and self._moments is None:
             self._moments = self.problem.moments()
         point = self._point(state)
-        if state.ndim == 1 and not bool(point.equilibrium.valid):
-            reason = self.problem.model.explain_loss_of_equilibrium(point.theta)
+        if state.ndim == 1 and not bool(point.reached):
+            reason = JUMPED
+            if not bool(point.equilibrium.valid):
+                reason = self.problem.model.explain_loss_of_equilibrium(point.theta)
             raise Breakdown(self.problem.model.lost, f"{reason}, at t = {t:.6g}")
         rate = self.flow.rate(point, t, state)
         if self.flow.fallible and state.ndim == 1 and (reason := self.flow.fault(point)):
             raise Breakdown(Status.NONFINITE, f"{reason}, at t = {t:.6g}")
         if point.solved:
             self.memory.value = point.equilibrium.preactivation
+            rate = _where_reached(point, rate)
         return rate
 
     def many(self, t: Any, state: Tensor) -> Tensor:
         theta = self._theta(state)
         point = Point(self.problem, theta, self.flow.weight_decay, self.memory.value)
         self.memory.value = point.equilibrium.preactivation
-        return self.flow.rate(point, t, state)
+        return _where_reached(point, self.flow.rate(point, t, state))
 
     def jacobian(self, t: Any, state: Tensor) -> Tensor:
         return self.flow.jacobian(self._point(state), t, state)

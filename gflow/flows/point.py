@@ -48,6 +48,15 @@ class Point:
             return self._warm
         return self.problem.model.equilibrium(self.theta, self.problem.x, self._warm)
 
+    @cached_property
+    def reached(self) -> Tensor:
+        """Whether the fixed point (...) exists, on the branch of the warm start."""
+        found = self.equilibrium
+        if self._warm is None or found is self._warm:
+            return found.valid
+        continued = self.problem.model.continued(found, self._warm)
+        return found.valid if continued is None else found.valid & continued
+
     @property
     def solved(self) -> bool:
         """Whether the fixed point was asked for."""

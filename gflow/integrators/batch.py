@@ -49,12 +49,16 @@ class BatchObserver(Protocol):
 
 @dataclass(frozen=True)
 class Ended:
-    """Where a trajectory left its batch, why, and the step that it would have tried next."""
+    """Where a trajectory left its batch, why, and the step that it would have tried next.
+
+    `warm` is the field's warm start there.
+    """
 
     status: Status
     t: float
     theta: Tensor
     dt: float
+    warm: Tensor | None = None
 
 
 Switch = Callable[[Field, State, int], np.ndarray]
@@ -128,7 +132,7 @@ class Saves:
 class Origin:
     """Where some trajectories begin a part of their way: indices, times, rows and first steps.
 
-    `size` is the largest |theta| of each where its whole way began.
+    `size` is the largest |theta| of each where its whole way began, `warm` the field's warm start.
     """
 
     ids: np.ndarray
@@ -136,6 +140,7 @@ class Origin:
     theta: Tensor
     size: np.ndarray
     dt: np.ndarray | None = None
+    warm: Tensor | None = None
 
 
 class Batch:
@@ -168,6 +173,8 @@ class Batch:
         status = Status.STEP_LIMIT
         self.state: State | None = None
         try:
+            if self.field.memory is not None:
+                self.field.memory.restore(origin.warm)
             self.state = plan.method.start(
                 self.field, origin.t, origin.theta, self.settings, origin.dt
             )
@@ -204,6 +211,7 @@ class Batch:
             wall_seconds=max(0.0, self.deadline - time.perf_counter()),
             observers=() if plan.observer is None else (plan.observer.alone(index),),
             t0=end.t,
+            warm=end.warm,
             size=float(self.origin.size[np.searchsorted(self.origin.ids, index)]),
         )
 
@@ -283,7 +291,8 @@ class Batch:
     ) -> None:
         for row in np.flatnonzero(rows):
             t, theta, dt = float(state.t[row]), state.theta[row], float(state.dt[row])
-            where[int(self.ids[row])] = Ended(status, t, theta, dt)
+            warm = None if state.memory is None else state.memory[row]
+            where[int(self.ids[row])] = Ended(status, t, theta, dt, warm)
 
     def _troubled(self, state: State) -> np.ndarray:
         smallest = 4 * np.spacing(np.maximum(state.t, 1e-300))

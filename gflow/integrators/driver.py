@@ -90,6 +90,7 @@ class _Run:
         self.label = method.info.name
         self.raw = field
         self.branch = None if field.branch is None else int(field.branch(theta0))
+        self.warm = self._memory()
 
     def loop(
         self,
@@ -115,13 +116,17 @@ class _Run:
                     if state is None:
                         state = self._init(meter.field, first_step)
                     state, step = self.method.step(meter.field, state)
+                    warm = self._memory()
                     self._check_branch(step)
                     if not step.t1 < FOREVER:
                         return Status.STALLED, f"the next step leads to t = {step.t1:.3g}"
                     status, step = self._locate(targets, step)
                     self._accept(step, meter, observers)
+                    self.warm = warm
                     self.label = self.method.label(state)
                 except Breakdown as breakdown:
+                    if self.raw.memory is not None:
+                        self.raw.memory.restore(self.warm)
                     retry = self._retry(breakdown, meter.furthest)
                     if retry is None:
                         return self._verdict(breakdown)
@@ -143,6 +148,9 @@ class _Run:
         left = self.settings.t_end - self.t
         first = None if first_step is None else min(first_step, left)
         return self.method.init(field, self.t, self.theta, replace(self.settings, first_step=first))
+
+    def _memory(self) -> Tensor | None:
+        return None if self.raw.memory is None else self.raw.memory.value
 
     def _accept(self, step: Step, meter: Meter, observers: Sequence[Observer]) -> None:
         self.t, self.theta = step.t1, step.theta1
@@ -242,6 +250,7 @@ def integrate_field(
     dense: bool = False,
     landings: Sequence[float] = (),
     t0: float = 0.0,
+    warm: Tensor | None = None,
     size: float | None = None,
 ) -> Trajectory:
     """Integrate one field from t0; never raises for what happens on the way.
@@ -271,6 +280,8 @@ def integrate_field(
         misses its tolerance steps onto them.
     t0 : float
         Where to begin; saves up to it are left out.
+    warm : Tensor, optional
+        The field's warm start there.
     size : float, optional
         Largest |theta| where the trajectory began, if not in theta0: growth is relative to it.
 
@@ -279,6 +290,8 @@ def integrate_field(
     Trajectory
     """
     began = time.perf_counter()
+    if warm is not None and field.memory is not None:
+        field.memory.restore(warm)
     times = theta0.new_zeros(1, dtype=torch.float64) if times is None else times.cpu().double()
     stops = sorted({*times.tolist(), *landings}) if method.info.lands else []
     tightened = replace(settings, landings=tuple(stops)).tightened(method.info.tightening)

@@ -69,6 +69,7 @@ def _moved(field: Field, batch: Batch, plan: Plan, deadline: float) -> Batch:
         torch.stack([end.theta for end in ends]),
         batch.origin.size[ids],
         np.array([end.dt for end in ends]),
+        _stacked([end.warm for end in ends]),
     )
     if field.select is not None:
         field = field.select(torch.as_tensor(ids, device=origin.theta.device))
@@ -80,6 +81,11 @@ def _moved(field: Field, batch: Batch, plan: Plan, deadline: float) -> Batch:
         max_steps=max(0, plan.max_steps - batch.attempts),
     )
     return Batch(field, origin, batch.saves, later, deadline)
+
+
+def _stacked(warm: Sequence[Tensor | None]) -> Tensor | None:
+    known = [one for one in warm if one is not None]
+    return torch.stack(known) if len(known) == len(warm) else None
 
 
 class _Finals:

@@ -232,7 +232,7 @@ class NativeMethod(Method):
             np.where(step.accepted, np.maximum(step.ratio, 1e-4), state.ratio),
             ~step.accepted,
             cache,
-            None if field.memory is None else field.memory.value,
+            _warm(field, state.memory, step.accepted),
             state.branch,
             settings,
         ), step
@@ -269,6 +269,17 @@ def lone_step(step: BatchStep, row: int, attempts: tuple[Attempt, ...], solves: 
         return step.dense(torch.full((len(x),), row, device=theta.device), x)
 
     return Step(t0, t1, step.theta0[row], step.theta1[row], interpolate, attempts, solves)
+
+
+def _warm(field: Field, before: Tensor | None, accepted: np.ndarray) -> Tensor | None:
+    """The field's warm start; of rows that were not accepted that from before the attempt."""
+    after = None if field.memory is None else field.memory.value
+    if after is None or before is None or before.shape != after.shape or accepted.all():
+        return after
+    if len(accepted) == 1:
+        return before
+    rows = torch.as_tensor(accepted, device=after.device)
+    return torch.where(rows.reshape(-1, *(1 for _ in after.shape[1:])), after, before)
 
 
 def _accepted(step: BatchStep) -> tuple[np.ndarray, Tensor]:

@@ -90,6 +90,13 @@ class Model(ABC):
         """
         return torch.zeros(theta.shape[:-1], dtype=torch.bool, device=theta.device)
 
+    def continued(self, solved: Equilibrium, warm: Tensor | Equilibrium) -> Tensor | None:
+        """Mask (...) of the rows that are on the branch of their warm start.
+
+        None, as by default, if that cannot be otherwise.
+        """
+        return None
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one sample's input."""

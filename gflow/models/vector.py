@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from gflow.losses import Bend
 from gflow.models.activations import Activation, parse_activation
 from gflow.models.base import Equilibrium, Model
 from gflow.models.vector_adjoint import Differentiation
-from gflow.models.vector_layout import Layout
+from gflow.models.vector_layout import Blocks, Layout
 from gflow.models.vector_start import start_projection, start_weights
 from gflow.models.vector_state import (
     NUMBERS,
@@ -29,9 +30,11 @@ from gflow.models.vector_state import (
     lost_rows,
 )
 from gflow.models.vector_theory import CONSERVED, margin, regular_at
-from gflow.models.vector_track import SHARED_FROM, system, track
+from gflow.models.vector_track import SHARED_FROM, is_near, system, track
 
 MAX_ITERATIONS = 1000
+WARM_ITERATIONS = 50
+"""From a warm start what takes longer is a branch that has ended, in the main."""
 """For the few hard samples; the others are done after about ten."""
 REMEMBERED = 16
 """Lost equilibria that can still be explained."""
@@ -158,17 +161,39 @@ class VectorDEQ(Model):
         blocks = self.layout.split(torch.where(finite[..., None], theta, 0.0))
         drive = blocks.drive(x)
         drive = drive.expand(*theta.shape[:-1], *drive.shape[-2:])
-        space = Workspace()
         if self.activation.name == "identity":
-            space.factors = Factors.of(system(blocks.W, torch.ones_like(drive[..., :1, :])))
-            z = space.factors.solve(drive, False)
+            factors = Factors.of(system(blocks.W, torch.ones_like(drive[..., :1, :])))
+            z = factors.solve(drive, False)
             reached = torch.isfinite(z).all(-1)
-        else:
-            z, reached = self._iterate(blocks.W, drive, warm)
+            return self._judged(theta, blocks, drive, z, reached & finite[..., None], factors)
+        if not bool(finite.any()):
+            z = torch.zeros_like(drive)
+            return self._judged(theta, blocks, drive, z, torch.zeros_like(z[..., 0]).bool())
+        z, reached = self._iterate(blocks.W, drive, warm, self.solver)
+        solved = self._judged(theta, blocks, drive, z, reached & finite[..., None])
+        if warm is not None or self.solver != "auto" or bool((solved.valid | ~finite).all()):
+            return solved
+        # Newton's method may end on a branch of the wrong sign, which damped iterations leave.
+        again, found = self._iterate(blocks.W, drive, None, "damped")
+        lost = ~solved.valid[..., None]
+        z, reached = torch.where(lost[..., None], again, z), torch.where(lost, found, reached)
+        return self._judged(theta, blocks, drive, z, reached & finite[..., None])
+
+    def _judged(
+        self,
+        theta: Tensor,
+        blocks: Blocks,
+        drive: Tensor,
+        z: Tensor,
+        reached: Tensor,
+        factors: Factors | None = None,
+    ) -> VectorEquilibrium:
+        """What is known at z, and whether it is valid; factors are the identity's."""
+        space = Workspace(factors)
         s = z @ blocks.W.mT + drive
         value, slope = self.activation.jet(s, 1)
-        slope = slope[..., :1, :] if space.factors else slope
-        gap, found = (value - z).abs().amax(-1), finite & reached.all(-1)
+        slope = slope[..., :1, :] if factors else slope
+        gap, found = (value - z).abs().amax(-1), reached.all(-1)
         solved = VectorEquilibrium(theta, blocks.read(z), z, slope, found, blocks, s, gap, space)
         sign = self._sign(solved)
         valid = found & (sign > 0)
@@ -176,10 +201,10 @@ class VectorDEQ(Model):
             return solved
         self._lost = [*self._lost, *lost_rows(solved, reached, sign)][-REMEMBERED:]
         solved.output.masked_fill_(~valid[..., None, None], torch.nan)
-        return VectorEquilibrium(theta, solved.output, z, slope, valid, blocks, s, gap, space)
+        return replace(solved, valid=valid)
 
     def _iterate(
-        self, weights: Tensor, drive: Tensor, warm: Tensor | Equilibrium | None
+        self, weights: Tensor, drive: Tensor, warm: Tensor | Equilibrium | None, method: str
     ) -> tuple[Tensor, Tensor]:
         """Equilibria (..., n, m), and whether each was reached."""
         if isinstance(warm, Equilibrium):
@@ -188,7 +213,7 @@ class VectorDEQ(Model):
         if warm is not None:
             start = torch.where(torch.isfinite(start).all(-1, keepdim=True), start, 0.0)
         tolerance = self._floor(weights)
-        if warm is not None and self.solver == "auto":
+        if warm is not None and method == "auto":
             start, near = track(weights, drive, self.activation, start, tolerance)
             if near:
                 return start, torch.ones_like(start[..., 0], dtype=torch.bool)
@@ -197,9 +222,9 @@ class VectorDEQ(Model):
         found = solve_fixed_point(
             function,
             start.reshape(-1, self.width),
-            method=self.solver,
+            method=method,
             tolerance=tolerance,
-            max_iterations=MAX_ITERATIONS,
+            max_iterations=MAX_ITERATIONS if warm is None else WARM_ITERATIONS,
             jacobian=function.jacobian,
         )
         return found.point.reshape(drive.shape), found.converged.reshape(drive.shape[:-1])
@@ -246,6 +271,21 @@ class VectorDEQ(Model):
         if self.activation.name == "identity":
             return super().followed(theta)
         return self.singular_distance(theta) <= 0
+
+    def continued(self, solved: Equilibrium, warm: Tensor | Equilibrium) -> Tensor | None:
+        """Whether what the warm start misses explains its distance, where that is needed.
+
+        See :func:`gflow.models.vector_track.is_near`.
+        """
+        followed = self.followed(solved.theta)
+        if not bool(followed.any()):
+            return None
+        found = _vector(solved)
+        start = warm.preactivation if isinstance(warm, Equilibrium) else warm
+        near = is_near(
+            found.blocks.W, found.activated, found.slope, found.z, start, self.activation
+        )
+        return near.all(-1) | ~followed
 
     def residual(self, equilibrium: Equilibrium, x: Tensor) -> Tensor:
         """max_i |z_i - sigma(W z_i + U x_i + b)|, the largest entry."""
