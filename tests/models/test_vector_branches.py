@@ -52,7 +52,7 @@ def test_rows_of_an_ensemble_end_there_too():
 def test_saves_far_apart_are_followed_all_the_same():
     """Solved from z = 0, b = -0.15 has the lower root; the way from 0.5 leads to the upper one."""
     assert float(MODEL.equilibrium(PROBLEM.theta([-0.15]), PROBLEM.x).preactivation) < 0
-    tree = gflow.integrate(PROBLEM, [0.5], 0.5, rtol=1e-8, times=[0.5])
+    tree = gflow.integrate(PROBLEM, [0.5], 0.84, rtol=1e-8, times=[0.84])
     flow = tree["flow"]
     b = float(flow.theta[-1, 0])
     assert FOLD < b < -0.1
