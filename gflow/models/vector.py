@@ -19,6 +19,7 @@ from gflow.losses import Bend
 from gflow.models.activations import Activation, parse_activation
 from gflow.models.base import Equilibrium, Model
 from gflow.models.vector_adjoint import Differentiation
+from gflow.models.vector_branch import branch_sign, is_near
 from gflow.models.vector_layout import Blocks, Layout
 from gflow.models.vector_start import start_projection, start_weights
 from gflow.models.vector_state import (
@@ -29,13 +30,13 @@ from gflow.models.vector_state import (
     Workspace,
     lost_rows,
 )
-from gflow.models.vector_theory import CONSERVED, margin, regular_at
-from gflow.models.vector_track import SHARED_FROM, is_near, system, track
+from gflow.models.vector_theory import CONSERVED, margin
+from gflow.models.vector_track import system, track
 
 MAX_ITERATIONS = 1000
+"""For the few hard samples; the others are done after about ten."""
 WARM_ITERATIONS = 50
 """From a warm start what takes longer is a branch that has ended, in the main."""
-"""For the few hard samples; the others are done after about ten."""
 REMEMBERED = 16
 """Lost equilibria that can still be explained."""
 
@@ -195,7 +196,7 @@ class VectorDEQ(Model):
         slope = slope[..., :1, :] if factors else slope
         gap, found = (value - z).abs().amax(-1), reached.all(-1)
         solved = VectorEquilibrium(theta, blocks.read(z), z, slope, found, blocks, s, gap, space)
-        sign = self._sign(solved)
+        sign = branch_sign(solved, self.activation, self._differentiation)
         valid = found & (sign > 0)
         if bool(valid.all()):
             return solved
@@ -236,36 +237,6 @@ class VectorDEQ(Model):
         rounding = 16 * torch.finfo(weights.dtype).eps * self.activation.steepest
         return max(TOLERANCE[weights.dtype], rounding * float(weights.abs().sum(-1).amax()))
 
-    def _sign(self, solved: VectorEquilibrium) -> Tensor:
-        """Smallest sign of det(I - J) over the samples, shape (...); the identity's is regular."""
-        if self.activation.name == "identity":
-            factors = solved.workspace.factors
-            assert factors is not None
-            regular: Tensor = factors.sign().abs()[..., 0]
-            return regular
-        weights, slope = solved.blocks.W, solved.slope
-        certified = (margin(weights, self.activation) > 0).expand(solved.valid.shape)
-        if bool(certified.all()):
-            return certified.to(slope)
-        large = self.width >= SHARED_FROM
-        factors = None if large else self._differentiation.factors(solved)
-        if factors is not None:
-            return factors.sign().amin(-1)
-        positive = certified[..., None] | regular_at(weights, slope, self.activation)
-        signs = positive.to(slope)
-        signs[~positive] = self._signs_of(solved, torch.nonzero(~positive))
-        return signs.amin(-1)
-
-    def _signs_of(self, solved: VectorEquilibrium, places: Tensor) -> Tensor:
-        """Signs of det(I - J) at some samples, by LU in chunks."""
-        signs = [solved.slope.new_empty(0)]
-        for part in torch.split(places, max(1, NUMBERS // self.width**2)):
-            *lead, sample = part.T
-            weights = solved.blocks.W[tuple(lead)] if solved.blocks.W.ndim > 2 else solved.blocks.W
-            slope = solved.slope[(*lead, sample)]
-            signs.append(Factors.of(system(weights, slope[..., None, :])).sign()[..., 0])
-        return torch.cat(signs)
-
     def followed(self, theta: Tensor) -> Tensor:
         """Where uniqueness is not certified."""
         if self.activation.name == "identity":
@@ -275,7 +246,7 @@ class VectorDEQ(Model):
     def continued(self, solved: Equilibrium, warm: Tensor | Equilibrium) -> Tensor | None:
         """Whether what the warm start misses explains its distance, where that is needed.
 
-        See :func:`gflow.models.vector_track.is_near`.
+        See :func:`gflow.models.vector_branch.is_near`.
         """
         followed = self.followed(solved.theta)
         if not bool(followed.any()):

@@ -22,10 +22,6 @@ LAG, FALL = 3, 0.4
 MOST = 0.9
 """Share of the samples that counts; the others are left to slower and safer ways."""
 LIMIT = 40
-SHORT = 1e-5
-"""Moves below this part of z are no jumps."""
-UNEXPLAINED = 0.8
-"""Part of a move that terms of second order may make up: 1 for a jump, none for a short step."""
 NEAR = 1e-3
 """Below this residual the shared matrix is kept as it is."""
 
@@ -79,37 +75,6 @@ def track(
             inverse = shared_inverse(weights, slope)
         z = z + gap @ inverse.mT
     return torch.where(progress.done, z, start), bool(progress.done.all())
-
-
-def is_near(
-    weights: Tensor,
-    activated: Tensor,
-    slope: Tensor,
-    z: Tensor,
-    start: Tensor,
-    activation: Activation,
-) -> Tensor:
-    """Mask (..., n): whether equilibria z lie on the branch of a start, an equilibrium nearby.
-
-    With d = z - start, the start misses the equation by r = sigma(s(start)) - start = (I - J) d
-    but for terms in d^2. On a branch that goes on r is most of it; where the branch ends at a fold
-    and the solver jumps to another, r is what theta has moved, almost nothing, and (I - J) d not.
-
-    Parameters
-    ----------
-    weights : Tensor, shape (..., m, m)
-    activated, slope, z, start : Tensor, shape (..., n, m)
-        s and sigma'(s) at z, z, and the start.
-    activation : Activation
-    """
-    moved = z - start
-    pushed = moved @ weights.mT
-    missed = activation(activated - pushed) - start
-    explained = moved - slope * pushed
-    apart, size = (torch.linalg.vector_norm(v, dim=-1) for v in (explained - missed, explained))
-    short = torch.linalg.vector_norm(moved, dim=-1) <= SHORT * (1.0 + z.abs().amax(-1))
-    near: Tensor = short | (apart <= UNEXPLAINED * size)
-    return near
 
 
 def track_adjoint(

@@ -268,7 +268,7 @@ def test_signs_of_determinants_need_no_memory(numbers, monkeypatch):
     model = VectorDEQ(1, 4, solver="newton")  # which, alone, ends on branches of any sign
     theta = torch.stack([1.2 * _normal(k, model.n_parameters) for k in range(40)])
     x = _normal(99, 5, 1)
-    monkeypatch.setattr("gflow.models.vector.NUMBERS", numbers)
+    monkeypatch.setattr("gflow.models.vector_branch.NUMBERS", numbers)
     monkeypatch.setattr("gflow.models.vector_adjoint.NUMBERS", numbers)
     solved = model.equilibrium(theta, x)
     slope = 1 - torch.tanh(solved.activated) ** 2
