@@ -210,6 +210,7 @@ def described_apart(described: xr.Dataset, problems: Sequence[Problem]) -> xr.Da
     """The ``/problem`` group of an ensemble of different problems: what each of them is."""
     each: dict[str, list[str] | list[int]] = {
         "model": [repr(problem.model) for problem in problems],
+        "loss": [problem.loss_function.name for problem in problems],
         "backward": [problem.backward.name for problem in problems],
     }
     samples = [problem.n_samples for problem in problems]

@@ -212,7 +212,7 @@ class GivenLoss(Loss):
         """The loss (...)."""
         lead = output.shape[: output.ndim + self.samples]
         rows = output.reshape(-1, *output.shape[len(lead) :])
-        found = [self._checked(self._function(row, target), row) for row in rows]
+        found = [self._checked(self._called(row, target), row) for row in rows]
         return torch.stack(found).reshape(lead)
 
     def slope(self, output: Tensor, target: Tensor) -> Tensor:
@@ -253,6 +253,15 @@ class GivenLoss(Loss):
                 )
             (slope,) = torch.autograd.grad(value.sum(), leaf, create_graph=True)
         return leaf, slope
+
+    def _called(self, output: Tensor, target: Tensor) -> Any:
+        try:
+            return self._function(output, target)
+        except Exception as error:
+            raise ProblemError(
+                f"the loss {self.name} failed for outputs of shape {tuple(output.shape)} and y of "
+                f"shape {tuple(target.shape)}: {type(error).__name__}: {error}."
+            ) from error
 
     def _checked(self, value: Any, output: Tensor) -> Tensor:
         if not isinstance(value, Tensor) or value.shape != () or value.is_complex():

@@ -44,6 +44,7 @@ def ensemble_groups(
     flow = assemble_ensemble.flow_group(
         problems, run, switches, recording.evaluation_problem, recording.observables
     ).assign_attrs(rtol=options.rtol, atol=options.atol, **_written(options.law))
+    flow = _where_conserved(flow, options.law)
     groups = {"flow": flow, "flow_steps": assemble_ensemble.steps_group(run.trajectories)}
     if switches["reference"] and _is_gradient(options.law):
         reference = assemble_ensemble.reference_group(problems, starts, run.times)
@@ -71,6 +72,7 @@ def integrate_one(
         recording.observables,
         audit,
     ).assign_attrs(rtol=options.rtol, atol=options.atol, **_written(options.law))
+    flow = _where_conserved(flow, options.law)
     return trajectory, {"flow": flow, "flow_steps": assemble.steps_group(trajectory)}
 
 
@@ -102,3 +104,12 @@ def _is_gradient(flow: Flow) -> bool:
 def _written(flow: Flow) -> dict[str, str | float]:
     """The attributes that tell which flow it was."""
     return {"kind": flow.name, "weight_decay": flow.weight_decay}
+
+
+def _where_conserved(flow: xr.Dataset, law: Flow) -> xr.Dataset:
+    """Without the drift of what the gradient flow conserves, if it is another flow's."""
+    return (
+        flow
+        if _is_gradient(law)
+        else flow.drop_vars(["invariant_drift", "invariant"], errors="ignore")
+    )

@@ -146,6 +146,7 @@ GROUPS: dict[str, dict[str, Variable]] = {
             ("evaluation_sample", *_OUTPUT), "evaluation targets: as target", "y"
         ),
         "model": Variable((), "model of each trajectory, where problems differ", "as written"),
+        "loss": Variable((), "loss of each trajectory, where problems differ", "as named"),
         "backward": Variable((), "backward of each trajectory, where problems differ", "B(J)"),
         "samples": Variable((), "samples of each trajectory, where problems differ", "n"),
     },

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gflow.stability import stable_sharpness
 from gflow.status import Status
 
 if TYPE_CHECKING:
@@ -244,13 +245,20 @@ def _descents(groups: Mapping[str, xr.Dataset]) -> Rows:
         "status": descent.status.values,
         "loss": at_end(descent, "loss"),
         "sharpness": at_end(descent, "sharpness"),
-        "2/(step size)": 2 / descent.step_size.values,
+        "2/(step size)": _limits(descent),
         "distance to flow": at_end(comparison, "distance"),
         "drift residual": None if drift is None else [_absmax(row) for row in drift.values],
     }
     kept = {name: values for name, values in columns.items() if values is not None}
     cells = [[_cell(value) for value in values] for values in kept.values()]
     return [tuple(kept), *zip(*cells, strict=True)]
+
+
+def _limits(descent: xr.Dataset) -> list[float] | None:
+    """The sharpness up to which each step size is stable, where that is known."""
+    found = [stable_sharpness(descent.attrs, eta) for eta in descent.step_size.values.tolist()]
+    known = [limit for limit in found if limit is not None]
+    return known if len(known) == len(found) else None
 
 
 def _early_ends(descent: xr.Dataset) -> Rows:

@@ -70,7 +70,11 @@ class Config(Table):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        raise_if(*self._start_checks(), *self._size_checks())
+        classes = self.model.loss != "mse" and isinstance(self.data, FileData)
+        scaled = classes and getattr(self.data, "target_scaling", "none") != "none"
+        told = f'data.target_scaling must be "none" with model.loss = "{self.model.loss}": '
+        scaling = (scaled, f"{told}the targets are classes.")
+        raise_if(scaling, *self._start_checks(), *self._size_checks())
         return self
 
     def _start_checks(self) -> list[tuple[bool, str]]:

@@ -95,6 +95,11 @@ class Model(Table):
                 "model.width is missing; a vector DEQ needs it.",
             ),
             (
+                self.kind == "vector" and not {"W", "U", "C"} <= set(self.train),
+                "model.train must hold W, U and C; in Python VectorDEQ takes the values of blocks "
+                "that are not trained.",
+            ),
+            (
                 self.kind == "module" and self.factory is None,
                 'model.factory is missing; a module needs it, such as "my_file.py:make".',
             ),

@@ -37,6 +37,8 @@ MAX_ITERATIONS = 1000
 """For the few hard samples; the others are done after about ten."""
 WARM_ITERATIONS = 50
 """From a warm start what takes longer is a branch that has ended, in the main."""
+WAYPOINTS = 8
+"""Steps from W = 0 to W in which a start that is not reached at once is followed."""
 REMEMBERED = 16
 """Lost equilibria that can still be explained."""
 
@@ -174,8 +176,17 @@ class VectorDEQ(Model):
         solved = self._judged(theta, blocks, drive, z, reached & finite[..., None])
         if warm is not None or self.solver != "auto" or bool((solved.valid | ~finite).all()):
             return solved
-        # Newton's method may end on a branch of the wrong sign, which damped iterations leave.
-        again, found = self._iterate(blocks.W, drive, None, "damped")
+        # The branch that begins at W = 0 is met on the way to W; damped iterations leave the rest.
+        again, found = torch.zeros_like(drive), reached
+        for part in torch.linspace(1 / WAYPOINTS, 1, WAYPOINTS).tolist():
+            again, found = self._iterate(part * blocks.W, drive, again, "auto")
+        lost = ~solved.valid[..., None]
+        z, reached = torch.where(lost[..., None], again, z), torch.where(lost, found, reached)
+        solved = self._judged(theta, blocks, drive, z, reached & finite[..., None])
+        if bool((solved.valid | ~finite).all()):
+            return solved
+        again, _ = self._iterate(blocks.W, drive, None, "damped")
+        again, found = self._iterate(blocks.W, drive, again, "newton")
         lost = ~solved.valid[..., None]
         z, reached = torch.where(lost[..., None], again, z), torch.where(lost, found, reached)
         return self._judged(theta, blocks, drive, z, reached & finite[..., None])

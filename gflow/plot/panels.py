@@ -26,6 +26,7 @@ from gflow.plot.runs import (
     runs,
     stacked,
 )
+from gflow.stability import stable_sharpness
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -122,8 +123,11 @@ def plot_sharpness(ax: Axes, tree: xr.DataTree) -> None:
         return
     key: dict[str, Style] = {}
     for run in every:
-        if run.step_size is not None:
-            ax.axhline(2.0 / run.step_size, color=run.colour, linewidth=0.8, **DASHED)
+        if run.step_size is None:
+            continue
+        limit = stable_sharpness(tree["descent"].attrs, run.step_size)
+        if limit is not None:
+            ax.axhline(limit, color=run.colour, linewidth=0.8, **DASHED)
             key["2/η"] = DASHED
     limits = _limits(tree)
     many = len(limits) >= MANY

@@ -34,7 +34,7 @@ SAMPLES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "model.backward": ("neumann:3", "neumann:3", TEACHER),
     "model.loss": ("logistic", "logistic", TEACHER),
     "model.width": ("7", 7, VECTOR),
-    "model.train": ("W,U", ("W", "U"), VECTOR),
+    "model.train": ("W,U,C", ("W", "U", "C"), VECTOR),
     "model.factory": ("b.py:make", "b.py:make", MODULE),
     "model.chunk": ("100", 100, MODULE),
     "data.source": ("teacher", "teacher", TEACHER),
