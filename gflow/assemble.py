@@ -268,7 +268,8 @@ def check_observables(observables: Observables, theta0: Tensor) -> None:
     ProblemError
         If a name is taken or no identifier, or a function fails or returns no vector.
     """
-    taken = schema.GROUPS["flow"] | schema.GROUPS["descent"] | schema.COORDINATES
+    taken = {*schema.GROUPS["flow"], *schema.GROUPS["descent"], *schema.COORDINATES}
+    taken -= {"output"}  # a dimension of /problem alone
     for name, function in observables.items():
         if not str(name).isidentifier() or name in taken:
             raise ProblemError(
