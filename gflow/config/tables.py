@@ -197,7 +197,8 @@ class Start(Table):
         default="spectral", description="how a vector DEQ's W is drawn"
     )
     radius: Positive = Field(
-        default=0.5, description="of a vector DEQ: W's spectral radius, norm or monotone margin"
+        default=0.5,
+        description="of a vector DEQ's W: spectral radius, norm, or bound of (W + W^T) / 2",
     )
 
     @model_validator(mode="after")

@@ -154,6 +154,7 @@ class DEQLayer(nn.Module):
     ) -> None:
         super().__init__()
         _check(f, solver, adjoint, tolerance, max_iterations)
+        _check_width(width)
         self.f, self.solver, self.adjoint = f, solver, adjoint
         self.width = (width,) if isinstance(width, int) else width
         self.backward = None if backward is None else parse_backward(backward)
@@ -174,7 +175,14 @@ class DEQLayer(nn.Module):
         current = _CURRENT.get()
         zero = constants[0].new_zeros(len(x), math.prod(shape))
         start = zero if current is None else current.start(zero)
-        found = self._solve(function, start, constants[0])
+        try:
+            found = self._solve(function, start, constants[0])
+        except RuntimeError as error:
+            told = str(error).splitlines()[0].rstrip(".")
+            raise ProblemError(
+                f"f failed for z of shape {(len(x), *shape)} and x of shape {tuple(x.shape)}: "
+                f"{told}. Give DEQLayer the shape of one sample's z as width."
+            ) from error
         self.last = report = Solve(found.residual, found.converged, found.iterations)
         self._tell(current, found)
         fixed = FixedMap(
@@ -250,6 +258,16 @@ def tell_failures(solve: Solve, first: int = 0) -> str:
         f"{len(bad)} of {len(solve.converged)} samples (index {named}{more}) have residuals "
         f"{residuals}{more} after up to {int(solve.iterations.max())} evaluations"
     )
+
+
+def _check_width(width: object) -> None:
+    sizes = width if isinstance(width, tuple) else (width,)
+    numbers = all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
+    if width is not None and not (sizes and numbers and min(sizes) > 0):
+        raise ProblemError(
+            f"width is {width!r}; it must be a positive integer, or a tuple of them: the shape of "
+            "one sample's z."
+        )
 
 
 def _check(

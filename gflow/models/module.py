@@ -80,8 +80,9 @@ class ModuleModel(Model):
         self, module: nn.Module, *, chunk: int | None = None, smooth: bool | None = None
     ) -> None:
         check_module(module)
-        if chunk is not None and chunk < 1:
-            raise ProblemError(f"chunk is {chunk}; it must be a positive number of samples.")
+        whole = isinstance(chunk, int) and not isinstance(chunk, bool)
+        if chunk is not None and not (whole and chunk > 0):
+            raise ProblemError(f"chunk is {chunk!r}; it must be a positive number of samples.")
         self.chunk = CHUNK if chunk is None else chunk
         self.smooth = not is_kinked(module) if smooth is None else smooth
         self._function = ModuleFunction(module)

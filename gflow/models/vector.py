@@ -146,6 +146,8 @@ class VectorDEQ(Model):
         scale : float
             U and C are Gaussian with standard deviation scale / sqrt(fan-in).
         """
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+            raise ProblemError(f"seed is {seed!r}; it must be an integer of at least 0.")
         generator = np.random.default_rng(seed)
         drawn = {
             "W": start_weights(generator, self.width, scheme, radius),

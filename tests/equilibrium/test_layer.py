@@ -266,3 +266,22 @@ def test_a_pass_gives_starts_and_the_backward_and_hears_of_failures():
     with Pass() as broken:
         DEQLayer(Plain(lambda z, x: z + 1))(x)
     assert not bool(broken.solves[0][1].converged.any())
+
+
+@pytest.mark.parametrize("width", ["4", 0, 2.5, True, (), (2, "a")])
+def test_a_width_that_is_none_is_told(width):
+    with pytest.raises(ProblemError, match="width is .*; it must be a positive integer"):
+        DEQLayer(torch.nn.Identity(), width=width)
+
+
+def test_a_width_that_f_cannot_take_is_told():
+    class Cell(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.state = torch.nn.Linear(4, 4)
+
+        def forward(self, z, x):
+            return self.state(z)
+
+    with pytest.raises(ProblemError, match=r"f failed for z of shape \(3, 5\) .* as width"):
+        DEQLayer(Cell(), width=5)(torch.ones(3, 2))

@@ -391,3 +391,14 @@ def test_a_large_one_far_from_its_certificate_is_solved_sample_by_sample():
     slope = 1 - torch.tanh(solved.activated) ** 2
     matrices = torch.eye(40) - slope[..., None] * _weights(model, near)
     assert (torch.linalg.det(matrices) > 0).all()
+
+
+@pytest.mark.parametrize("seed", [-1, "a", 1.5, True])
+def test_a_seed_that_is_none_is_told(seed):
+    with pytest.raises(ProblemError, match="seed is .*; it must be an integer of at least 0"):
+        VectorDEQ(1, 2).initial(seed)
+
+
+def test_classes_that_are_no_numbers_are_told():
+    with pytest.raises(ProblemError, match="number them from 0 on"):
+        Problem(VectorDEQ(1, 2, 2), [[1.0], [2.0]], ["cat", "dog"], loss="cross_entropy")
