@@ -283,17 +283,20 @@ class Problem:
         return self.model.read_inputs(_finite(_tensor(x, "x", self.dtype, self.device), "x"))
 
     def _targets(self, y: ArrayLike) -> Tensor:
-        if (
-            self.loss_function.classifies
-            and not isinstance(y, Tensor)
-            and (np.asarray(y).dtype.kind in "OSU")
-        ):
+        if self.loss_function.classifies and _holds_words(y):
             raise ProblemError(
                 "y holds classes that are no numbers; number them from 0 on, such as by "
                 "numpy.unique(y, return_inverse=True)[1]."
             )
         targets = _finite(_tensor(y, "y", self.dtype, self.device), "y")
         return self.loss_function.read_targets(targets, len(self.x))
+
+
+def _holds_words(y: ArrayLike) -> bool:
+    try:
+        return not isinstance(y, Tensor) and np.asarray(y).dtype.kind in "SU"
+    except ValueError:  # ragged, which is told with the rest
+        return False
 
 
 def _join(parts: list[Tensor]) -> Tensor:

@@ -270,7 +270,7 @@ def test_a_pass_gives_starts_and_the_backward_and_hears_of_failures():
 
 @pytest.mark.parametrize("width", ["4", 0, 2.5, True, (), (2, "a")])
 def test_a_width_that_is_none_is_told(width):
-    with pytest.raises(ProblemError, match="width is .*; it must be a positive integer"):
+    with pytest.raises(ProblemError, match=r"width is .*; it must be a positive integer"):
         DEQLayer(torch.nn.Identity(), width=width)
 
 

@@ -395,7 +395,7 @@ def test_a_large_one_far_from_its_certificate_is_solved_sample_by_sample():
 
 @pytest.mark.parametrize("seed", [-1, "a", 1.5, True])
 def test_a_seed_that_is_none_is_told(seed):
-    with pytest.raises(ProblemError, match="seed is .*; it must be an integer of at least 0"):
+    with pytest.raises(ProblemError, match=r"seed is .*; it must be an integer of at least 0"):
         VectorDEQ(1, 2).initial(seed)
 
 
