@@ -26,8 +26,10 @@ _HOMES = {
     "descend": "gflow.workbench",
     "compare": "gflow.workbench",
     "open": "gflow.store.files",
+    "resume": "gflow.resuming",
     "save": "gflow.store.files",
     "state_dict": "gflow.store.states",
+    "sweep": "gflow.sweeps",
     "validate": "gflow.schema",
     "plot_run": "gflow.plot",
 }
@@ -51,8 +53,10 @@ __all__ = [
     "integrate",
     "open",
     "plot_run",
+    "resume",
     "save",
     "state_dict",
+    "sweep",
     "validate",
 ]
 
@@ -64,11 +68,13 @@ if TYPE_CHECKING:
     from gflow.objective import Objective
     from gflow.plot import plot_run
     from gflow.problem import Problem
+    from gflow.resuming import resume
     from gflow.schema import validate
     from gflow.status import Status
     from gflow.store.files import open_tree as open
     from gflow.store.files import save
     from gflow.store.states import state_dict
+    from gflow.sweeps import sweep
     from gflow.workbench import compare, descend, integrate
 
 

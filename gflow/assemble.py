@@ -15,9 +15,11 @@ from gflow.descent import Descent
 from gflow.diagnostics.conservation import invariant_drift
 from gflow.diagnostics.energy import EnergyAudit
 from gflow.diagnostics.pointwise import evaluate_pointwise
+from gflow.diagnostics.series import Measures
 from gflow.errors import ProblemError
 from gflow.integrators.trajectory import LOG_COLUMNS, Trajectory
 from gflow.problem import Problem
+from gflow.status import Status
 from gflow.theory import LinearReference, critical_radius, exact_trajectory
 
 Observables = Mapping[str, Callable[[Tensor], Any]]
@@ -33,13 +35,18 @@ def flow_group(
     trajectory: Trajectory,
     reason: str,
     diagnostics: Mapping[str, Any],
-    evaluation: Problem | None = None,
-    observables: Observables | None = None,
+    measures: Measures,
+    observables: Observables,
     audit: EnergyAudit | None = None,
 ) -> xr.Dataset:
-    """The ``/flow`` group of one trajectory, whose states may be (theta, velocity)."""
+    """The ``/flow`` group of one trajectory, whose states may be (theta, velocity).
+
+    While it is running, what takes all saves together (the spectrum) is left out.
+    """
     theta, velocity = trajectory.theta.tensor_split([problem.n_parameters], dim=-1)
-    values = _pointwise(problem, theta, diagnostics, evaluation)
+    values = measures.at(0, theta)
+    if trajectory.status is not Status.RUNNING:
+        values |= _spectral(problem, theta, diagnostics)
     if audit is not None:
         balance = values["loss"][0] - values["loss"]
         values["energy_residual"] = balance - audit.integral(trajectory.t).to(balance)
@@ -53,9 +60,10 @@ def flow_group(
         {
             "theta": (("time", "parameter"), numpy_of(theta)),
             **data,
-            **observed(theta, observables or {}, ("time",)),
+            **observed(theta, observables, ("time",)),
             "status": ((), str(trajectory.status)),
             "status_message": ((), trajectory.message),
+            "diagnosis": ((), trajectory.diagnosis),
             "method": ((), trajectory.method),
             "method_reason": ((), reason),
             "nfe": ((), trajectory.nfe),
@@ -79,13 +87,15 @@ def descent_group(
     problem: Problem,
     descent: Descent,
     diagnostics: Mapping[str, Any],
-    evaluation: Problem | None = None,
-    observables: Observables | None = None,
+    measures: Measures,
+    observables: Observables,
 ) -> xr.Dataset:
-    """The ``/descent`` group: all step sizes."""
+    """The ``/descent`` group: all step sizes; while one is running, less as of a flow."""
     dims = ("step_size", "record")
-    etas = descent.step_sizes.tolist()
-    values = _pointwise(problem, descent.theta, diagnostics, evaluation, etas)
+    values = measures.of_rows(descent.theta, (descent.update >= 0).sum(-1))
+    if Status.RUNNING not in descent.status:
+        etas = descent.step_sizes.tolist()
+        values |= _spectral(problem, descent.theta, diagnostics, etas)
     if problem.model.conserves_sphere and not bool(descent.squared_updates[:, 0].isnan().all()):
         square = problem.model.sphere_radius(descent.theta) ** 2
         drift = square - square[:, :1] - descent.squared_updates
@@ -100,7 +110,7 @@ def descent_group(
             "update": (dims, descent.update),
             "time": (dims, descent.time),
             **data,
-            **observed(descent.theta, observables or {}, dims),
+            **observed(descent.theta, observables, dims),
             "wall_seconds": ((), descent.wall_seconds),
             "status": (("step_size",), [str(status) for status in descent.status]),
             "status_message": (("step_size",), descent.message),
@@ -233,22 +243,16 @@ def placed(values: Mapping[str, Tensor], dims: tuple[str, ...]) -> dict[str, Any
     }
 
 
-def _pointwise(
+def _spectral(
     problem: Problem,
     theta: Tensor,
     diagnostics: Mapping[str, Any],
-    evaluation: Problem | None,
     step_sizes: Sequence[float] | None = None,
 ) -> dict[str, Tensor]:
-    wanted = ["loss", *(name for name, on in diagnostics.items() if on)]
+    wanted = [name for name in ("sharpness",) if diagnostics.get(name)]
     every = diagnostics.get("sharpness") == "all"
     modes = int(diagnostics.get("eigenvalues", 0))
-    values = evaluate_pointwise(problem, theta, wanted, every, modes, step_sizes)
-    if evaluation is not None and diagnostics.get("evaluation_loss", True):
-        names = [name for name in ("loss", "accuracy") if name in wanted]
-        beside = evaluate_pointwise(evaluation, theta, names, step_sizes=step_sizes)
-        values |= {f"evaluation_{name}": value for name, value in beside.items()}
-    return values
+    return evaluate_pointwise(problem, theta, wanted, every, modes, step_sizes)
 
 
 def conserved(problem: Problem, theta: Tensor, dims: tuple[str, ...]) -> dict[str, Any]:

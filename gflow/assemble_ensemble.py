@@ -65,6 +65,7 @@ def flow_group(
     each = {
         "status": [str(one.status) for one in members],
         "status_message": [one.message for one in members],
+        "diagnosis": [one.diagnosis for one in members],
         "method": [one.method for one in members],
         "method_reason": run.reasons,
         "nfe": [one.nfe for one in members],

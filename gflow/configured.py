@@ -18,12 +18,17 @@ from gflow.flow_run import ProgressCallback
 from gflow.models import LinearDEQ, Model, ModuleModel, SingleIndexDEQ, VectorDEQ
 from gflow.models.factory import load_factory
 from gflow.problem import Problem
+from gflow.store.output import Output
 from gflow.store.provenance import Provenance
+from gflow.stored_config import seeds, stored_config
 from gflow.wording import show
 from gflow.workbench import compare, descend, integrate
 
 SCALAR = ("linear", "single_index")
 """Kinds of models of one output."""
+
+MOST_PARAMETERS = 10**7
+"""Of a linear, single-index or vector DEQ: each one has a name."""
 
 Kind = Literal["integrate", "descend", "compare"]
 
@@ -35,6 +40,7 @@ def run_config(
     *,
     progress: ProgressCallback | None = None,
     command: str | None = None,
+    output: Output | None = None,
 ) -> xr.DataTree:
     """Run what a configuration describes.
 
@@ -49,6 +55,8 @@ def run_config(
         See :class:`gflow.flow_run.Progress`.
     command : str, optional
         Recorded in the dataset.
+    output : Output, optional
+        The file on which the run is kept as it goes.
 
     Returns
     -------
@@ -59,7 +67,7 @@ def run_config(
     UsageError
         If the configuration lacks a table that `kind` needs, or its values do not fit the data.
     """
-    _check_tables(config, kind)
+    check_tables(config, kind)
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     problem, data = make_problem(config, folder)
@@ -69,11 +77,18 @@ def run_config(
         "store_data": config.run.store_data,
         "store_theta": config.run.store_theta,
         "progress": progress,
-        "provenance": Provenance(command, config.to_toml(), data.source, data.feature_names),
+        "output": output,
+        "provenance": Provenance(
+            command,
+            stored_config(config, kind, folder),
+            data.source,
+            data.feature_names,
+            seeds(config),
+        ),
     }
     start = make_start(config, problem.model)
     if kind == "integrate":
-        return integrate(problem, start, **_flow_arguments(config), **arguments)
+        return integrate(problem, start, **flow_arguments(config), **arguments)
     assert config.descent is not None
     table, end = config.descent, _descent_end(config)
     wall_seconds = table.wall_seconds or math.inf
@@ -99,7 +114,7 @@ def run_config(
         descent_spacing=table.spacing,
         descent_wall_seconds=wall_seconds,
         schedule=table.schedule,
-        **_flow_arguments(config),
+        **flow_arguments(config),
         **arguments,
     )
 
@@ -142,16 +157,26 @@ def make_start(config: Config, model: Model) -> np.ndarray:
 def make_model(config: Config, data: Dataset, folder: Path) -> Model:
     """The model, with as many inputs and outputs as the data ask for."""
     table, dim = config.model, data.x.shape[1]
+    _check_parameters(dim + 1 if table.width is None else table.width * (table.width + dim))
     if table.kind in SCALAR:
-        return _scalar_model(table.kind, dim, table.activation)
+        return _scalar_model(table.kind, dim, table.sigma)
     outputs = _outputs(table.loss, data.y)
     if table.kind == "vector":
         assert table.width is not None
-        return VectorDEQ(dim, table.width, outputs, table.activation, train=table.train)
+        return VectorDEQ(dim, table.width, outputs, table.sigma, train=table.train)
     assert table.factory is not None
     if config.start is not None and config.start.seed is not None:
         torch.manual_seed(config.start.seed)
-    return ModuleModel(load_factory(table.factory, folder, dim, outputs), chunk=table.chunk)
+    module = load_factory(table.factory, folder, dim, outputs, table.factory_sha256)
+    return ModuleModel(module, chunk=table.chunk)
+
+
+def _check_parameters(count: int) -> None:
+    if count > MOST_PARAMETERS:
+        raise ConfigError(
+            f"The model has {count:.3g} parameters; at most {MOST_PARAMETERS:,} are taken from a "
+            "configuration. Lower model.width, or take fewer inputs."
+        )
 
 
 def _outputs(loss: str, y: np.ndarray) -> int:
@@ -172,7 +197,7 @@ def _teacher(config: Config) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     kind = config.model.kind if config.model.kind in SCALAR else "single_index"
 
     def predict(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
-        model = _scalar_model(kind, x.shape[1], config.model.activation)
+        model = _scalar_model(kind, x.shape[1], config.model.sigma)
         teacher = Problem(model, x, np.zeros(len(x)))
         try:
             return np.asarray(teacher.predict(theta))
@@ -182,7 +207,8 @@ def _teacher(config: Config) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     return predict
 
 
-def _check_tables(config: Config, kind: Kind) -> None:
+def check_tables(config: Config, kind: Kind) -> None:
+    """Refuse a configuration without the tables that `kind` needs, by a ConfigError."""
     if kind != "descend" and config.flow is None:
         raise ConfigError(f"[flow] is missing; gflow {kind} needs at least flow.t_end.")
     if kind != "integrate" and config.descent is None:
@@ -201,9 +227,12 @@ def _check_counterpart(config: Config) -> None:
             )
 
 
-def _flow_arguments(config: Config) -> dict[str, Any]:
+def flow_arguments(config: Config) -> dict[str, Any]:
+    """What :func:`gflow.integrate` takes of the table [flow]."""
     assert config.flow is not None
     arguments = config.flow.model_dump()
+    if config.descent is not None and arguments["events"]["sharpness"] is True:
+        arguments["events"]["sharpness"] = config.descent.step_sizes
     return {"flow": arguments.pop("kind"), **arguments}
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from gflow.descent import Descent, gradient_descent, record_times
+from gflow.descent.clock import Records
+from gflow.descent.run import DescentKeeper
 from gflow.flow_run import Progress, ProgressCallback, Ticker, loss_and_norm
 from gflow.flows import Flow
 from gflow.problem import Problem
@@ -20,7 +23,7 @@ class DescentPlan:
 
     step_sizes: Sequence[float]
     t_end: float
-    records: int
+    records: Records
     spacing: str
     wall_seconds: float
     flow: Flow
@@ -33,8 +36,19 @@ class DescentPlan:
         )
 
 
+    def size(self, start: Tensor) -> float:
+        """Bytes of the iterates that will be recorded."""
+        count = self.records if isinstance(self.records, int) else len(self.records)
+        return 8.0 * len(self.step_sizes) * count * start.numel()
+
+
 def run_descent(
-    problem: Problem, start: Tensor, plan: DescentPlan, callback: ProgressCallback | None
+    problem: Problem,
+    start: Tensor,
+    plan: DescentPlan,
+    callback: ProgressCallback | None,
+    keeper: DescentKeeper | None = None,
+    state: Mapping[str, Any] | None = None,
 ) -> Descent:
     """Run the descents, and tell a callback how they get on."""
     ticker = Ticker()
@@ -56,4 +70,6 @@ def run_descent(
         progress=report,
         flow=plan.flow,
         schedule=plan.schedule,
+        keeper=keeper,
+        state=state,
     )

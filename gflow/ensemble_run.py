@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gflow.diagnostics.energy import BatchAudit, EnergyAudit
+from gflow.ensemble_events import EnsembleEvents
 from gflow.ensemble_watch import BatchPath, BatchReporter, Share, Watch
 from gflow.flow_run import FlowOptions, FlowRun, ProgressCallback, Reporter, step_note
 from gflow.flows import flow_field
@@ -97,6 +98,7 @@ def run_ensemble(
     options: FlowOptions,
     progress: ProgressCallback | None = None,
     audited: bool = False,
+    events: EnsembleEvents | None = None,
 ) -> EnsembleRun:
     """Integrate many flows; one that fails or is interrupted takes no other's result away.
 
@@ -112,13 +114,15 @@ def run_ensemble(
     progress : callable, optional
     audited : bool
         Whether to integrate the dissipation.
+    events : EnsembleEvents, optional
+        Locates the flows' events.
 
     Raises
     ------
     UsageError
         If an option is wrong.
     """
-    ensemble = _Ensemble(problems, starts, options, progress, audited)
+    ensemble = _Ensemble(problems, starts, options, progress, audited, events)
     for indices, problem in group_problems(problems):
         ensemble.add(indices, problem)
     return ensemble.result()
@@ -134,9 +138,10 @@ class _Ensemble:
         options: FlowOptions,
         progress: ProgressCallback | None,
         audited: bool,
+        events: EnsembleEvents | None,
     ) -> None:
         self.problems, self.starts, self.options = problems, starts, options
-        self.progress, self.audited = progress, audited
+        self.progress, self.audited, self.events = progress, audited, events
         self.began = time.perf_counter()
         self.stop = read_stop(
             options.stop,
@@ -189,6 +194,8 @@ class _Ensemble:
             audit = BatchAudit(problem, lambda row: self.problems[indices[row]], self.options.law)
             observers.append(audit)
             self.audits.append((indices, audit.integrals))
+        if self.events is not None:
+            observers.append(self.events.observer(indices, problem))
         if self.progress is not None:
             share = Share(self.progress, len(self.done), len(indices), len(self.problems))
             reporter = BatchReporter(problem, len(indices), self.options.t_end, share)
@@ -221,7 +228,7 @@ class _Ensemble:
         assert isinstance(choice.method, NativeMethod)
         return Plan(
             choice.method,
-            Settings(options.t_end, *tolerances),
+            Settings(options.t_end, *tolerances, first_step=options.first_step),
             lone,
             targets=targets if ruled else None,
             met=RowRules(options.stop, problem, field, *tolerances) if ruled else None,
@@ -247,6 +254,8 @@ class _Ensemble:
             audit = EnergyAudit(problem, options.law)
             observers.append(audit)
             self.audits.append(([index], lambda times, ends: _up_to(audit, times, ends)))
+        if self.events is not None:
+            observers.append(self.events.observer([index], problem))
         if self.progress is not None:
             share = Share(self.progress, len(self.done), 1, len(self.problems))
             observers.append(Reporter(problem, options.t_end, share))

@@ -11,6 +11,7 @@ The tree (indentation is inheritance), with the exit code that the command line 
             StudyError       2   a study's folder, or what its own code does
             StoreError       2   a file that cannot be read or written
                 SchemaError  2   a file or tree that does not follow the schema
+                WriteError   1   a run's file that could no longer be written
         EquilibriumError     1   the fixed point of a DEQ does not exist or is not unique
 
 A run that ends early raises none of these: it returns its partial trajectory with a
@@ -58,6 +59,12 @@ class StoreError(UsageError):
 
 class SchemaError(StoreError):
     """A dataset does not follow the schema of :mod:`gflow.schema`."""
+
+
+class WriteError(StoreError):
+    """A run's file could be written when it began, and no longer."""
+
+    exit_code = 1
 
 
 class EquilibriumError(GflowError):

@@ -20,6 +20,7 @@ from gflow.flows import Flow, flow_field, parse_flow
 from gflow.integrators.auto import choose
 from gflow.integrators.base import Method, Settings, Step, uniform_grid
 from gflow.integrators.driver import Observer, integrate_field
+from gflow.integrators.snapshot import Keeper, Snapshot
 from gflow.integrators.trajectory import Trajectory
 from gflow.problem import Problem
 from gflow.status import Status
@@ -59,7 +60,7 @@ ProgressCallback = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class FlowOptions:
-    """How a flow is integrated: the arguments of :func:`gflow.integrate`."""
+    """How a flow is integrated: the arguments of :func:`gflow.integrate`, and the first step."""
 
     t_end: float
     method: str
@@ -71,6 +72,7 @@ class FlowOptions:
     stop: Mapping[str, Any] | None
     flow: str | Flow
     weight_decay: float = 0.0
+    first_step: float | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers, and the flow's name.
@@ -99,6 +101,12 @@ class FlowOptions:
         if math.isinf(self.t_end) and is_count(self.times):
             return None
         return save_times(self.times, self.t_end, self.spacing)
+
+    def size(self, starts: Sequence[Tensor]) -> float:
+        """Bytes of the states that will be saved; NaN if their number is not known yet."""
+        saves = self.saves()
+        state = self.law.start(starts[0]).numel()
+        return math.nan if saves is None else 8.0 * len(saves) * state * len(starts)
 
 
 def run_flow(
@@ -131,13 +139,7 @@ def run_flow(
     """
     flow = FlowRun(problem, start, options)
     observers: list[Observer] = [] if audit is None else [audit]
-    if progress is not None:
-        observers.append(Reporter(problem, options.t_end, progress))
-    trajectory = flow.run(observers, landings)
-    end = float(trajectory.t[-1])
-    if flow.times is None and end > 0:
-        saves = save_times(options.times, end, options.spacing)
-        trajectory = flow.resaved(trajectory, torch.from_numpy(saves), landings)
+    trajectory = flow.whole(observers, progress, landings)
     return trajectory, flow.reason + trajectory.handover
 
 
@@ -149,6 +151,8 @@ class FlowRun:
     problem : Problem
     start : Tensor, shape (P,)
     options : FlowOptions
+    chosen : (Method, str), optional
+        The method and the reason, if it has been chosen before.
 
     Attributes
     ----------
@@ -158,19 +162,63 @@ class FlowRun:
         The saves; None if they are placed once the end is known.
     """
 
-    def __init__(self, problem: Problem, start: Tensor, options: FlowOptions) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        start: Tensor,
+        options: FlowOptions,
+        chosen: tuple[Method, str] | None = None,
+    ) -> None:
         self.field, self.start = flow_field(options.law, problem), options.law.start(start)
         tolerances = options.rtol, options.atol
         self.stop = read_stop(options.stop, problem, self.field, *tolerances, options.t_end)
-        self.method, reason = choose(
-            options.method, self.field, self.start, options.t_end, options.rtol
-        )
-        self.reason = reason + step_note(self.method, options)
-        self.settings = Settings(options.t_end, *tolerances, options.step_size)
+        if chosen is None:
+            found = choose(options.method, self.field, self.start, options.t_end, options.rtol)
+            self.method, self.reason = found[0], found[1] + step_note(found[0], options)
+        else:
+            self.method, self.reason = chosen
+        self.settings = Settings(options.t_end, *tolerances, options.step_size, options.first_step)
         self.times = options.saves()
+        self._problem, self._options = problem, options
+
+    def whole(
+        self,
+        observers: Sequence[Observer],
+        progress: ProgressCallback | None,
+        landings: Sequence[float] | None = None,
+        keeper: Keeper | None = None,
+        snapshot: Snapshot | None = None,
+    ) -> Trajectory:
+        """Integrate, and place the saves if they wait for the end.
+
+        Parameters
+        ----------
+        observers : sequence of Observer
+        progress : callable, optional
+        landings : sequence of float, optional
+            Times at which the trajectory's path will be evaluated; it is kept only if they are
+            given.
+        keeper : Keeper, optional
+            Keeps the flow on disk as it goes.
+        snapshot : Snapshot, optional
+            Where the flow goes on.
+        """
+        options, watching = self._options, list(observers)
+        if progress is not None:
+            watching.append(Reporter(self._problem, options.t_end, progress))
+        trajectory = self.run(watching, landings, keeper, snapshot)
+        end = float(trajectory.t[-1])
+        if self.times is None and end > 0:
+            saves = save_times(options.times, end, options.spacing)
+            trajectory = self.resaved(trajectory, torch.from_numpy(saves), landings)
+        return trajectory
 
     def run(
-        self, observers: Sequence[Observer] = (), landings: Sequence[float] | None = None
+        self,
+        observers: Sequence[Observer] = (),
+        landings: Sequence[float] | None = None,
+        keeper: Keeper | None = None,
+        snapshot: Snapshot | None = None,
     ) -> Trajectory:
         """Integrate; the path is kept for `landings`, and where the saves are yet to be placed."""
         return integrate_field(
@@ -185,6 +233,8 @@ class FlowRun:
             observers=observers,
             dense=landings is not None or self.times is None,
             landings=landings or (),
+            keeper=keeper,
+            snapshot=snapshot,
         )
 
     def resaved(

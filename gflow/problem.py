@@ -337,8 +337,12 @@ def _tensor(value: ArrayLike, name: str, dtype: torch.dtype, device: torch.devic
 
 
 def _from_array(value: ArrayLike, name: str) -> Tensor:
+    if np.ma.is_masked(value):
+        raise ProblemError(f"{name} has masked values; remove or fill them.")
     try:
         array = np.asarray(value)
+        if array.dtype.kind in "mM":
+            raise ProblemError(f"{name} holds dates or durations; give numbers.")
         kind = np.complex128 if np.iscomplexobj(array) else np.float64
         return torch.from_numpy(np.array(array, dtype=kind))
     except (TypeError, ValueError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from numbers import Integral
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from gflow import assemble
 from gflow.diagnostics.pointwise import POINTWISE
+from gflow.diagnostics.thresholds import Threshold, read_events
 from gflow.errors import ProblemError
 from gflow.flow_run import ProgressCallback
 from gflow.problem import ArrayLike, Problem
@@ -26,11 +28,17 @@ DIAGNOSTICS = (
     "sharpness",
     "eigenvalues",
     "energy_residual",
+    "error_estimate",
     "invariant_drift",
     "reference",
 )
 """Names that ``diagnostics`` accepts; all are on unless switched off, but for ``eigenvalues``,
-which takes a number. The loss always is."""
+which takes a number, and ``error_estimate``, which costs a second run. The loss always is."""
+
+OFF: dict[str, Any] = {"eigenvalues": 0, "error_estimate": False}
+"""Those that are off by default."""
+
+MOST_EIGENVALUES = 10_000
 
 NO_DATA = "no data: the loss is a function of theta, given in Python"
 
@@ -55,8 +63,13 @@ class Recording:
         At which saves, see :mod:`gflow.thinning`.
     progress : callable or None
     provenance : Provenance
+    events : tuple of Threshold
+    kind : str
+        ``integrate``, ``descend`` or ``compare``.
     began : float
         Reading of the clock when the call began.
+    started : datetime
+        The same in UTC.
     """
 
     switches: Mapping[str, Any]
@@ -66,7 +79,10 @@ class Recording:
     store_theta: Choice
     progress: ProgressCallback | None
     provenance: Provenance
+    events: tuple[Threshold, ...] = ()
+    kind: str = ""
     began: float = field(default_factory=time.perf_counter)
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def evaluation_problem(self, problem: Problem) -> Problem | None:
         """The problem on the evaluation set."""
@@ -94,7 +110,7 @@ class Recording:
         }
         tree = xr.DataTree.from_dict({"problem": described, **kept})
         seconds = time.perf_counter() - self.began
-        tree.attrs = root_attributes(problems, self.provenance, seconds)
+        tree.attrs = root_attributes(problems, self.provenance, seconds, self.kind, self.started)
         return tree
 
 
@@ -109,6 +125,9 @@ def make_recording(
     store_theta: Choice = "all",
     progress: ProgressCallback | None,
     provenance: Provenance | None,
+    events: Mapping[str, Any] | None = None,
+    step_sizes: Sequence[float] | None = None,
+    kind: str = "",
 ) -> Recording:
     """Check everything that could fail after the run, before it.
 
@@ -131,6 +150,8 @@ def make_recording(
         check_choice(store_theta),
         progress,
         provenance or Provenance(),
+        read_events(events, problem, step_sizes),
+        kind,
     )
     recording.evaluation_problem(problem)
     assemble.check_observables(recording.observables, theta0)
@@ -147,12 +168,12 @@ def _switches(given: Mapping[str, Any]) -> dict[str, Any]:
         every = name == "sharpness" and value == "all"
         if not isinstance(value, bool) and not every:
             raise ProblemError(f"diagnostics.{name} is {value!r}; it must be True or False.")
-    return dict.fromkeys(DIAGNOSTICS, True) | {"eigenvalues": 0} | dict(given)
+    return dict.fromkeys(DIAGNOSTICS, True) | OFF | dict(given)
 
 
 def _check_count(value: Any) -> None:
-    if not isinstance(value, Integral) or value is True or value < 0:
+    if not isinstance(value, Integral) or value is True or not 0 <= int(value) <= MOST_EIGENVALUES:
         raise ProblemError(
             f"diagnostics.eigenvalues is {value!r}; it must be a number of eigenvalues to store, "
-            "such as 5, or 0 for none."
+            f"such as 5, or 0 for none, and at most {MOST_EIGENVALUES}."
         )

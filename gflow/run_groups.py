@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
 from torch import Tensor
 
 from gflow import assemble, assemble_ensemble
+from gflow.assemble_events import lone_events, with_events
 from gflow.descent import Descent
 from gflow.descent_run import DescentPlan, run_descent
+from gflow.diagnosis import diagnosed, diagnosed_all
+from gflow.diagnostics.crossings import Crossings
 from gflow.diagnostics.energy import EnergyAudit
+from gflow.diagnostics.series import Measures
+from gflow.ensemble_events import EnsembleEvents
 from gflow.ensemble_run import run_ensemble
-from gflow.flow_run import FlowOptions, run_flow
+from gflow.error_estimate import ensemble_estimate, lone_estimate
+from gflow.flow_run import FlowOptions, FlowRun
 from gflow.flows import Flow, GradientFlow
 from gflow.integrators.trajectory import Trajectory
+from gflow.keeping import Keeping
 from gflow.problem import Problem
 from gflow.recording import Recording
+from gflow.status import Status
 
 
 def flow_groups(
-    problem: Problem, start: Tensor, options: FlowOptions, recording: Recording
+    problem: Problem,
+    start: Tensor,
+    options: FlowOptions,
+    recording: Recording,
+    keeping: Keeping | None = None,
 ) -> dict[str, xr.Dataset]:
     """Integrate one flow; its groups with the closed forms."""
-    _, groups = integrate_one(problem, start, options, recording)
+    _, groups = integrate_one(problem, start, options, recording, keeping=keeping)
     if recording.switches["reference"] and _is_gradient(options.law):
         reference = assemble.reference_group(problem, start, groups["flow"].time.values, None)
         groups |= {} if reference is None else {"reference": reference}
@@ -40,11 +53,18 @@ def ensemble_groups(
     """Integrate an ensemble; its groups with the closed forms."""
     switches = recording.switches
     audited = bool(switches["energy_residual"])
-    run = run_ensemble(problems, starts, options, recording.progress, audited)
+    events = EnsembleEvents(recording.events, len(problems)) if recording.events else None
+    run = run_ensemble(problems, starts, options, recording.progress, audited, events)
+    run = replace(run, trajectories=diagnosed_all(problems, options, run.trajectories))
     flow = assemble_ensemble.flow_group(
         problems, run, switches, recording.evaluation_problem, recording.observables
     ).assign_attrs(rtol=options.rtol, atol=options.atol, **_written(options.law))
     flow = _where_conserved(flow, options.law)
+    if events is not None:
+        flow = with_events(flow, events.found, events.counts, recording.events)
+    if switches["error_estimate"]:
+        estimate = ensemble_estimate(problems, starts, options, run, recording.progress)
+        flow = flow.assign(error_estimate=estimate)
     groups = {"flow": flow, "flow_steps": assemble_ensemble.steps_group(run.trajectories)}
     if switches["reference"] and _is_gradient(options.law):
         reference = assemble_ensemble.reference_group(problems, starts, run.times)
@@ -58,22 +78,45 @@ def integrate_one(
     options: FlowOptions,
     recording: Recording,
     landings: Sequence[float] | None = None,
+    keeping: Keeping | None = None,
 ) -> tuple[Trajectory, dict[str, xr.Dataset]]:
     """Integrate one flow and assemble what concerns it alone."""
     switches = recording.switches
     audit = EnergyAudit(problem, options.law) if switches["energy_residual"] else None
-    trajectory, reason = run_flow(problem, start, options, recording.progress, audit, landings)
-    flow = assemble.flow_group(
-        problem,
-        trajectory,
-        reason,
-        switches,
-        recording.evaluation_problem(problem),
-        recording.observables,
-        audit,
-    ).assign_attrs(rtol=options.rtol, atol=options.atol, **_written(options.law))
-    flow = _where_conserved(flow, options.law)
-    return trajectory, {"flow": flow, "flow_steps": assemble.steps_group(trajectory)}
+    events = Crossings(problem, recording.events) if recording.events else None
+    measures = Measures(problem, recording.evaluation_problem(problem), switches)
+    flow = FlowRun(problem, start, options, None if keeping is None else keeping.method())
+
+    def groups(trajectory: Trajectory) -> dict[str, xr.Dataset]:
+        running = trajectory.status is Status.RUNNING
+        asked = None if running and audit is not None and not audit.clean() else audit
+        found = assemble.flow_group(
+            problem,
+            trajectory,
+            flow.reason + trajectory.handover,
+            switches,
+            measures,
+            {} if running else recording.observables,
+            asked,
+        ).assign_attrs(rtol=options.rtol, atol=options.atol, **_written(options.law))
+        found = lone_events(_where_conserved(found, options.law), events, recording.events)
+        if switches["error_estimate"] and not running:
+            estimate = lone_estimate(problem, start, options, trajectory, recording.progress)
+            found = found.assign(error_estimate=estimate)
+        return {"flow": found, "flow_steps": assemble.steps_group(trajectory)}
+
+    trajectory = flow.whole(
+        [one for one in (audit, events) if one is not None],
+        recording.progress,
+        landings,
+        None if keeping is None else keeping.of_flow(flow.method, flow.reason, groups),
+        None if keeping is None else keeping.snapshot(),
+    )
+    trajectory = diagnosed(problem, options, trajectory)
+    described = groups(trajectory)
+    if keeping is not None:
+        keeping.flow(trajectory, described)
+    return trajectory, described
 
 
 def descent_groups(
@@ -82,18 +125,29 @@ def descent_groups(
     plan: DescentPlan,
     recording: Recording,
     times: np.ndarray | None,
+    keeping: Keeping | None = None,
 ) -> tuple[Descent, dict[str, xr.Dataset]]:
     """Run the descents and assemble what concerns them."""
-    descent = run_descent(problem, start, plan, recording.progress)
+    switches = recording.switches
     evaluation = recording.evaluation_problem(problem)
-    described = assemble.descent_group(
-        problem, descent, recording.switches, evaluation, recording.observables
-    )
-    groups = {"descent": described.assign_attrs(**_written(plan.flow), schedule=plan.schedule)}
-    if recording.switches["reference"] and _is_gradient(plan.flow):
+    measures = Measures(problem, evaluation, switches, jumps=True)
+
+    def groups(descent: Descent) -> dict[str, xr.Dataset]:
+        running = Status.RUNNING in descent.status
+        observables = {} if running else recording.observables
+        found = assemble.descent_group(problem, descent, switches, measures, observables)
+        return {"descent": found.assign_attrs(**_written(plan.flow), schedule=plan.schedule)}
+
+    keeper = None if keeping is None else keeping.of_descents(groups)
+    state = None if keeping is None else keeping.parts.get("descent")
+    descent = run_descent(problem, start, plan, recording.progress, keeper, state)
+    described = groups(descent)
+    if keeping is not None:
+        keeping.descent(descent, described)
+    if switches["reference"] and _is_gradient(plan.flow):
         reference = assemble.reference_group(problem, start, times, descent.step_sizes)
-        groups |= {} if reference is None else {"reference": reference}
-    return descent, groups
+        described |= {} if reference is None else {"reference": reference}
+    return descent, described
 
 
 def _is_gradient(flow: Flow) -> bool:

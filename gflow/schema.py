@@ -7,10 +7,12 @@ it does not apply or was switched off; if it is present, it means what stands he
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gflow.errors import SchemaError
+from gflow.schema_values import value_faults
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,6 +33,10 @@ ROOT_ATTRIBUTES = (
     "git_revision",
     "data_sha256",
 )
+
+
+LATER_ATTRIBUTES = ("kind", "started_at", "finished_at", "seeds")
+"""Further ones of the root, which older files lack."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ _TIME = ("time",)
 _RECORD = ("step_size", "record")
 _STEP = ("step",)
 _OUTPUT = ("[output]",)
+_EVENT = ("event",)
 
 _POINTWISE = {
     "loss": (
@@ -149,6 +156,7 @@ GROUPS: dict[str, dict[str, Variable]] = {
         "loss": Variable((), "loss of each trajectory, where problems differ", "as named"),
         "backward": Variable((), "backward of each trajectory, where problems differ", "B(J)"),
         "samples": Variable((), "samples of each trajectory, where problems differ", "n"),
+        "data_source": Variable((), "source of its data, where problems differ", "as read"),
     },
     "flow": {
         "theta": Variable(
@@ -169,8 +177,14 @@ GROUPS: dict[str, dict[str, Variable]] = {
             "L(0) - L(t) + int_0^t grad L . dtheta, by quadrature on the dense output: 7 points in"
             " steps, several together where they are small, parts of large ones; 4 in a batch's",
         ),
+        "error_estimate": Variable(
+            _TIME,
+            "estimated error of theta, |theta - exact theta|; NaN beyond the end of a second run",
+            "difference to a second run at tighter tolerances, see gflow.error_estimate",
+        ),
         "status": Variable((), "why the flow ended", _STATUS_FORMULA, required=True),
         "status_message": Variable((), "the verdict in sentences", _STATUS_FORMULA, required=True),
+        "diagnosis": Variable((), "why it did not end well, in a word", "see gflow.diagnosis"),
         "method": Variable((), "integrator", "see gflow methods", required=True),
         "method_reason": Variable((), "why this integrator", "see gflow methods", required=True),
         "nfe": Variable((), "field evaluations", _COUNT, required=True),
@@ -178,6 +192,18 @@ GROUPS: dict[str, dict[str, Variable]] = {
         "t_final": Variable((), "time where the trajectory of an ensemble ended", "t"),
         "theta_final": Variable(("parameter",), "parameters there", "theta(t_final)"),
         "loss_final": Variable((), "loss there", "as loss"),
+        "event_kind": Variable(
+            _EVENT, "measure that crosses a value there; padding is empty", "name"
+        ),
+        "event_value": Variable(
+            _EVENT, "value that it crosses", "as asked for; sharpness: 2 / eta of a step size eta"
+        ),
+        "event_direction": Variable(_EVENT, "whether it rises or falls", "1 or -1"),
+        "event_time": Variable(
+            _EVENT, "time of the event", "located on the dense output, see gflow.diagnostics"
+        ),
+        "event_loss": Variable(_EVENT, "loss there", "as loss"),
+        "event_count": Variable((), "number of events, those beyond 1000 of a kind too", "count"),
         "gradient_norm_final": Variable((), "norm of the gradient there", "as gradient_norm"),
         "sharpness_final": Variable((), "sharpness there", "as sharpness"),
     },
@@ -265,12 +291,25 @@ GROUPS: dict[str, dict[str, Variable]] = {
             "sqrt(eta (1 + |xi|^2) lambda_max(Sigma^1/2 (I + xi xi^T) Sigma^1/2))",
         ),
     },
+    "sweep": {
+        "status": Variable((), "how each cell ended", _STATUS_FORMULA, required=True),
+        "status_message": Variable((), "the verdict in sentences", _STATUS_FORMULA, required=True),
+        "wall_seconds": Variable((), "wall-clock time, of an ensemble a share", "measured", "s"),
+        "key": Variable((), "digest of all that decides the cell", "SHA-256", required=True),
+        "data_sha256": Variable((), "digest of the cell's data", "SHA-256"),
+    },
+    "checkpoint": {
+        "state": Variable(
+            ("byte",), "what the run needs to go on", "see gflow.store.codec", required=True
+        ),
+    },
 }
 
 COORDINATES = {
     "time": ("time on the clock t = eta k", "1"),
     "parameter": ("name of the parameter", "1"),
     "step": ("attempted step of the integrator", "1"),
+    "event": ("event of a flow, in the order of time", "1"),
     "mode": ("place among the Hessian's eigenvalues, the largest first", "1"),
     "step_size": ("step size eta of gradient descent", "1"),
     "record": ("stored iterate", "1"),
@@ -280,6 +319,7 @@ COORDINATES = {
     "invariant": ("what the exact flow conserves", "1"),
     "output": ("output of the model", "1"),
     "trajectory": ("member of an ensemble", "1"),
+    "save": ("save of a flow, where the times of the saves differ", "1"),
 }
 
 
@@ -305,38 +345,57 @@ def validate(tree: xr.DataTree) -> None:
     """
     faults = [f"/ lacks the attribute {name}" for name in ROOT_ATTRIBUTES if name not in tree.attrs]
     version = tree.attrs.get("schema_version", SCHEMA_VERSION)
-    if version != SCHEMA_VERSION:
+    if str(version) != str(SCHEMA_VERSION):
         faults.append(f"schema_version is {version}; this gflow reads version {SCHEMA_VERSION}")
     if "flow" in tree.children:
         faults += [] if "flow_steps" in tree.children else ["/flow is there without /flow_steps"]
         wanted = ("rtol", "atol")
         flow = tree["flow"]
-        faults += [f"/flow lacks the attribute {n}" for n in wanted if n not in flow.attrs]
+        lacking = [name for name in wanted if name not in flow.attrs and name not in flow]
+        faults += [f"/flow lacks the attribute {name}" for name in lacking]
         if "trajectory" in flow.dims:
             faults += [f"/flow lacks {name}" for name in FINAL if name not in flow]
-    if not {"flow", "descent"} & set(tree.children):
+    if not {"flow", "descent", "sweep"} & set(tree.children):
         faults.append("there is neither a /flow nor a /descent group")
+    swept = sweep_dimensions(tree)
     for name, node in tree.children.items():
         known = GROUPS.get(name)
-        faults += [f"/{name} is no group of the schema"] if known is None else _faults(node, known)
+        unknown = [f"/{name} is no group of the schema"]
+        faults += unknown if known is None else _faults(node, known, swept)
+    faults += value_faults(tree, bool(swept))
     if faults:
         raise SchemaError("Not a gflow dataset: " + "; ".join(faults) + ".")
 
 
-def _faults(node: xr.DataTree, known: dict[str, Variable]) -> list[str]:
+def sweep_dimensions(tree: xr.DataTree) -> tuple[str, ...]:
+    """The dimensions, dotted keys, that all variables of a sweep have first; () if it is none."""
+    attributes = tree["sweep"].attrs if "sweep" in tree.children else {}
+    return tuple(str(attributes.get("dimensions", "")).split())
+
+
+def _faults(node: xr.DataTree, known: dict[str, Variable], swept: tuple[str, ...]) -> list[str]:
     place, faults = f"/{node.name}", []
     data = node.to_dataset(inherit=False)
     faults += [f"{place} lacks {n}" for n, v in known.items() if v.required and n not in data]
     faults += [
-        f"{place}: dimension {d} has no coordinate" for d in data.dims if d not in data.coords
+        f"{place}: dimension {d} has no coordinate"
+        for d in data.dims
+        if d not in data.coords and d != "byte"
     ]
     for name, array in data.data_vars.items():
         missing = [key for key in ("long_name", "units", "formula") if key not in array.attrs]
         if missing:
             faults.append(f"{place}/{name} lacks {', '.join(missing)}")
-        dims = tuple(d for d in array.dims if d != "trajectory")
+        dims = tuple(d for d in array.dims if d != "trajectory" and d not in swept)
         allowed = known[str(name)].layouts if name in known else (dims,)
+        if swept:
+            allowed = (*allowed, *(_within_cell(one) for one in allowed))
         expected = allowed[0]
         if dims not in allowed:
             faults.append(f"{place}/{name} has dimensions {dims}, not {expected}")
     return faults
+
+
+def _within_cell(dims: Iterable[Hashable]) -> tuple[str, ...]:
+    """Dimensions within the cells of a sweep over saves or step sizes."""
+    return tuple("save" if dim == "time" else str(dim) for dim in dims if dim != "step_size")

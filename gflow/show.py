@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gflow import show_sweep
+from gflow.show_events import event_rows
 from gflow.stability import stable_sharpness
 from gflow.status import Status
 
@@ -40,11 +42,15 @@ def summary(tree: xr.DataTree, every: bool = False) -> list[tuple[str, Rows]]:
         Rows of two cells are a name and a value; of wider rows the first one is the header.
     """
     groups = {name: node.to_dataset(inherit=False) for name, node in tree.children.items()}
+    if "sweep" in groups:
+        return [("Run", _run(tree.attrs)), *show_sweep.sections(groups)]
     sections = [("Run", _run(tree.attrs)), ("Problem", _problem(tree, groups))]
     if "flow" in groups and "trajectory" in groups["flow"].dims:
         sections += _ensemble(groups, every)
     elif "flow" in groups:
         sections += [("Flow", _flow(groups)), ("Where the flow ended", _flow_end(groups))]
+    if "flow" in groups and (events := event_rows(groups["flow"])):
+        sections.append(("Events", events))
     if "descent" in groups:
         sections.append((_descents_title(groups["descent"]), _descents(groups)))
         early = _early_ends(groups["descent"])
@@ -60,10 +66,19 @@ def _run(attrs: Mapping[Any, Any]) -> Rows:
     threads = f"{attrs['threads']} thread{'s' if attrs['threads'] != 1 else ''}"
     return [
         ("created", f"{attrs['created_at']} by {version}"),
+        *((name, attrs[name]) for name in ("kind", "seeds") if attrs.get(name)),
         ("command", attrs["command"]),
         ("computed on", f"{attrs['device']}, {attrs['dtype']}, {threads}"),
         ("wall time", f"{attrs['wall_seconds']:.3g} s"),
+        *_period(attrs),
     ]
+
+
+def _period(attrs: Mapping[Any, Any]) -> Rows:
+    """When it began and ended, which older files do not tell."""
+    if not {"started_at", "finished_at"} <= set(attrs):
+        return []
+    return [("ran", f"from {attrs['started_at']} to {attrs['finished_at']}")]
 
 
 def _problem(tree: xr.DataTree, groups: Mapping[str, xr.Dataset]) -> Rows:
@@ -119,14 +134,18 @@ def _flow_end(groups: Mapping[str, xr.Dataset]) -> Rows:
         ("evaluation accuracy", _value(end, "evaluation_accuracy"), ""),
         ("gradient norm", _value(end, "gradient_norm"), ""),
         ("sharpness", _value(end, "sharpness"), _closed(known, "sharpness_limit", "{} at t = inf")),
+        ("eigenvalues", _values(end, "eigenvalues"), ""),
         ("conditioning", _value(end, "conditioning"), ""),
+        ("singular distance", _value(end, "singular_distance"), ""),
         ("radius", _value(end, "sphere_radius"), _closed(known, "sphere_radius", "{}")),
         ("largest change of the radius", _radius_change(flow), "0" if known is not None else ""),
+        ("largest drift of the invariants", _largest(flow, "invariant_drift"), "0"),
         ("largest energy residual", _largest(flow, "energy_residual"), "0"),
         ("largest equilibrium residual", _largest(flow, "equilibrium_residual"), "0"),
         ("distance to theta_target", _gap(end, groups.get("problem"), "theta_target"), ""),
         ("distance to the limit", _gap(end, known, "theta_limit"), "0 at t = inf"),
         ("largest error of theta", _gap(flow, known, "theta_exact"), "0"),
+        ("estimated error of theta", _value(end, "error_estimate"), ""),
     ]
     return [("quantity", "value", "expected"), *(row for row in rows if row[1])]
 
@@ -183,8 +202,12 @@ def _ends(flow: xr.Dataset) -> dict[str, Any]:
         found["gradient norm"] = flow.gradient_norm_final.values
     elif "gradient_norm" in flow and at_end.any():
         found["gradient norm"] = np.where(at_end, flow.gradient_norm.values[rows, last], np.nan)
+    if "accuracy" in flow:
+        found["accuracy (last save)"] = flow.accuracy.values[rows, last]
     if "sharpness" in flow:
         found["sharpness (last save)"] = flow.sharpness.values[rows, last]
+    if "error_estimate" in flow:
+        found["error estimate (last save)"] = flow.error_estimate.values[rows, last]
     return found | {"evaluations": flow.nfe.values}
 
 
@@ -272,6 +295,10 @@ def _early_ends(descent: xr.Dataset) -> Rows:
 
 def _value(end: xr.Dataset, name: str) -> str:
     return _number(end[name].item()) if name in end else ""
+
+
+def _values(end: xr.Dataset, name: str) -> str:
+    return ", ".join(map(_number, end[name].values.ravel().tolist())) if name in end else ""
 
 
 def _largest(flow: xr.Dataset, name: str) -> str:

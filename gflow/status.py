@@ -16,11 +16,14 @@ class Status(StrEnum):
     STEP_LIMIT = "step_limit"
     WALL_LIMIT = "wall_limit"
     INTERRUPTED = "interrupted"
+    RUNNING = "running"
+    NOT_RUN = "not_run"
     NONFINITE_START = "nonfinite_start"
     NONFINITE = "nonfinite"
     DIVERGED = "diverged"
     EQUILIBRIUM_LOST = "equilibrium_lost"
     STEP_UNDERFLOW = "step_underflow"
+    ROUNDING = "rounding_limit"
     METHOD_FAILED = "method_failed"
 
     @property
@@ -46,6 +49,9 @@ _SENTENCES = {
     Status.WALL_LIMIT: "The wall-clock limit was reached before t_end; raise wall_seconds, or make "
     "the run cheaper (a flow: looser rtol, a method for stiff problems; a descent: larger steps).",
     Status.INTERRUPTED: "The run was interrupted; everything up to then is kept.",
+    Status.RUNNING: "The run goes on, or was killed: this is what it had come to. If it was killed, "
+    "gflow resume goes on from here.",
+    Status.NOT_RUN: "The run was not made: its configuration or data were refused, or it failed.",
     Status.NONFINITE_START: "The field is not finite at the start; check the data, the start and "
     "the loss there.",
     Status.NONFINITE: "The field is not finite beyond this point; the last finite state is kept. "
@@ -56,5 +62,7 @@ _SENTENCES = {
     "exist or is not unique. Start elsewhere, or end the run before.",
     Status.STEP_UNDERFLOW: "The step size fell below rounding: the field is singular or "
     "discontinuous there, or the tolerance is below what rounding allows.",
+    Status.ROUNDING: "The tolerance is below what rounding leaves of the field: steps no longer "
+    "grow, and t_end is out of reach. Raise atol, or loosen rtol.",
     Status.METHOD_FAILED: "The integrator gave up; try another method or a smaller step.",
 }

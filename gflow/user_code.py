@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import re
 import sys
@@ -30,6 +31,15 @@ def sources(path: Path) -> list[Path]:
         names += [name.split()[0] for line in listed for name in line.split(",")]
         waiting += [path.with_name(f"{name}.py") for name in names]
     return sorted(found)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file and of those that it imports, by name and content, in hexadecimals."""
+    found = hashlib.sha256()
+    for one in sources(path):
+        found.update(f"{one.name} {one.stat().st_size}\n".encode())
+        found.update(one.read_bytes())
+    return found.hexdigest()
 
 
 @functools.cache

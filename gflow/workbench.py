@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import xarray as xr
+from torch import Tensor
 
 from gflow.assemble import Observables
 from gflow.assemble_comparison import comparison_group
 from gflow.descent_run import DescentPlan
 from gflow.flow_run import FlowOptions, ProgressCallback
 from gflow.flows import Flow, parse_flow
+from gflow.keeping import Keeping, call_of, concluded, kept, opened, written
 from gflow.problem import ArrayLike, Problem
-from gflow.recording import make_recording
+from gflow.recording import Recording, make_recording
 from gflow.run_groups import descent_groups, ensemble_groups, flow_groups, integrate_one
 from gflow.starts import one_start, pair_starts
 from gflow.status import Status
+from gflow.store.output import SECONDS, Output
 from gflow.store.provenance import Provenance
 
 
@@ -39,9 +43,13 @@ def integrate(
     observables: Observables | None = None,
     diagnostics: Mapping[str, Any] | None = None,
     store_data: bool | None = None,
+    events: Mapping[str, Any] | None = None,
     store_theta: str | Sequence[float] = "all",
     progress: ProgressCallback | None = None,
     provenance: Provenance | None = None,
+    output: str | Path | Output | None = None,
+    overwrite: bool = False,
+    checkpoint_seconds: float = SECONDS,
 ) -> xr.DataTree:
     """Integrate the gradient flow of a problem, or another flow, with error control.
 
@@ -82,6 +90,12 @@ def integrate(
         every save where P is large, which may cost more than the flow. ``{"eigenvalues": 5}``
         stores the Hessian's 5 largest eigenvalues too, where the sharpness is computed, with their
         residuals; of a descent more of them while the last exceeds 2 / eta.
+        ``{"error_estimate": True}`` runs the flow a second time, see :mod:`gflow.error_estimate`.
+    events : mapping, optional
+        Values whose crossings by the flow are located and stored, without ending it: ``loss``,
+        ``gradient_norm``, ``singular_distance``, ``conditioning`` and, as step sizes eta with the
+        threshold 2 / eta, ``sharpness``; a number or several of each, see
+        :mod:`gflow.diagnostics.crossings`.
     store_data : bool, optional
         Store inputs and targets; by default if x has at most 200,000 numbers.
     store_theta : str or sequence of float
@@ -92,6 +106,13 @@ def integrate(
         Called with a :class:`gflow.flow_run.Progress` at most five times a second.
     provenance : Provenance, optional
         What the caller knows of the run's origin, :class:`gflow.store.provenance.Provenance`.
+    output : str or Path, optional
+        A .nc file on which the run is kept as it goes, so that :func:`gflow.resume` can go on from
+        it; other processes may read it at any time. An ensemble is written when it has ended.
+    overwrite : bool
+        Replace an existing file.
+    checkpoint_seconds : float
+        Between two checkpoints, at least; they never take more than about 2 % of the time.
 
     Returns
     -------
@@ -115,6 +136,7 @@ def integrate(
     >>> str(tree["flow"].status.values)
     't_end'
     """
+    given = dict(locals())
     options = FlowOptions(
         t_end, method, rtol, atol, times, spacing, step_size, stop, flow, weight_decay
     )
@@ -129,10 +151,17 @@ def integrate(
         store_theta=store_theta,
         progress=progress,
         provenance=provenance,
+        kind="integrate",
+        events=events,
     )
-    if ensemble:
-        return recording.tree(problems, ensemble_groups(problems, starts, options, recording))
-    return recording.tree(problems, flow_groups(problems[0], starts[0], options, recording))
+    with opened(output, overwrite, checkpoint_seconds) as file:
+        if ensemble:
+            groups = ensemble_groups(problems, starts, options, recording)
+            return written(file, recording.tree(problems, groups))
+        call = call_of("integrate", starts[0], given)
+        keeping = kept(file, recording, problems[0], call, options.size(starts))
+        groups = flow_groups(problems[0], starts[0], options, recording, keeping)
+        return concluded(keeping, recording, problems[0], groups)
 
 
 def descend(
@@ -141,7 +170,7 @@ def descend(
     step_sizes: Sequence[float],
     t_end: float,
     *,
-    records: int = 200,
+    records: int | Sequence[float] = 200,
     spacing: str = "linear",
     wall_seconds: float = math.inf,
     flow: str | Flow = "gradient",
@@ -154,6 +183,9 @@ def descend(
     store_theta: str | Sequence[float] = "all",
     progress: ProgressCallback | None = None,
     provenance: Provenance | None = None,
+    output: str | Path | Output | None = None,
+    overwrite: bool = False,
+    checkpoint_seconds: float = SECONDS,
 ) -> xr.DataTree:
     """Run gradient descent, or another flow's updates, at several step sizes on the flow's clock.
 
@@ -165,8 +197,8 @@ def descend(
         The learning rates eta.
     t_end : float
         On the clock t = eta k: each step size makes floor(t_end / eta) updates.
-    records : int
-        Stored iterates per step size.
+    records : int or sequence of float
+        Stored iterates per step size, or the times next to which they are stored.
     spacing : str
         ``linear`` or ``log`` in the update number.
     wall_seconds : float
@@ -181,12 +213,15 @@ def descend(
         ``inverse:F``, see :mod:`gflow.descent.schedule`.
     evaluation, observables, diagnostics, store_data, store_theta, progress, provenance
         As for :func:`integrate`.
+    output, overwrite, checkpoint_seconds
+        As for :func:`integrate`.
 
     Returns
     -------
     xarray.DataTree
         Groups ``/problem``, ``/descent`` and, for the linear DEQ, ``/reference``.
     """
+    given = dict(locals())
     start = one_start(problem, theta0)
     recording = make_recording(
         problem,
@@ -198,10 +233,15 @@ def descend(
         store_theta=store_theta,
         progress=progress,
         provenance=provenance,
+        kind="descend",
     )
     law = parse_flow(flow, weight_decay)
     plan = DescentPlan(step_sizes, t_end, records, spacing, wall_seconds, law, schedule)
-    return recording.tree([problem], descent_groups(problem, start, plan, recording, None)[1])
+    with opened(output, overwrite, checkpoint_seconds) as file:
+        call = call_of("descend", start, given)
+        keeping = kept(file, recording, problem, call, plan.size(start))
+        _, groups = descent_groups(problem, start, plan, recording, None, keeping)
+        return concluded(keeping, recording, problem, groups)
 
 
 def compare(
@@ -210,7 +250,7 @@ def compare(
     step_sizes: Sequence[float],
     t_end: float,
     *,
-    records: int = 200,
+    records: int | Sequence[float] = 200,
     descent_t_end: float | None = None,
     descent_spacing: str | None = None,
     descent_wall_seconds: float = math.inf,
@@ -228,9 +268,13 @@ def compare(
     observables: Observables | None = None,
     diagnostics: Mapping[str, Any] | None = None,
     store_data: bool | None = None,
+    events: Mapping[str, Any] | None = None,
     store_theta: str | Sequence[float] = "all",
     progress: ProgressCallback | None = None,
     provenance: Provenance | None = None,
+    output: str | Path | Output | None = None,
+    overwrite: bool = False,
+    checkpoint_seconds: float = SECONDS,
 ) -> xr.DataTree:
     """Integrate the flow, run its discrete counterpart beside it, and compare them on one clock.
 
@@ -246,9 +290,13 @@ def compare(
         Budget of wall-clock time of the descents.
     method, rtol, atol, times, step_size, stop, flow, weight_decay
         As for :func:`integrate`.
+    events : mapping, optional
+        As for :func:`integrate`; ``{"sharpness": True}`` means `step_sizes`.
     schedule : str
         As for :func:`descend`.
     evaluation, observables, diagnostics, store_data, store_theta, progress, provenance
+        As for :func:`integrate`.
+    output, overwrite, checkpoint_seconds
         As for :func:`integrate`.
 
     Returns
@@ -256,6 +304,7 @@ def compare(
     xarray.DataTree
         The groups of both, and ``/comparison``; those of the flow alone if it was interrupted.
     """
+    given = dict(locals())
     options = FlowOptions(
         t_end, method, rtol, atol, times, spacing, step_size, stop, flow, weight_decay
     )
@@ -270,6 +319,9 @@ def compare(
         store_theta=store_theta,
         progress=progress,
         provenance=provenance,
+        kind="compare",
+        events=events,
+        step_sizes=step_sizes,
     )
     plan = DescentPlan(
         step_sizes,
@@ -280,10 +332,27 @@ def compare(
         options.law,
         schedule,
     )
-    trajectory, groups = integrate_one(problem, start, options, recording, plan.times())
+    with opened(output, overwrite, checkpoint_seconds) as file:
+        size = options.size([start]) + plan.size(start)
+        keeping = kept(file, recording, problem, call_of("compare", start, given), size)
+        groups = _compared(problem, start, options, plan, recording, keeping)
+        return concluded(keeping, recording, problem, groups)
+
+
+def _compared(
+    problem: Problem,
+    start: Tensor,
+    options: FlowOptions,
+    plan: DescentPlan,
+    recording: Recording,
+    keeping: Keeping | None,
+) -> dict[str, xr.Dataset]:
+    """The groups of the flow, of the descents and of the two together."""
+    landings = plan.times()
+    trajectory, groups = integrate_one(problem, start, options, recording, landings, keeping)
     if trajectory.status is not Status.INTERRUPTED:
         times_saved = groups["flow"].time.values
-        descent, described = descent_groups(problem, start, plan, recording, times_saved)
+        descent, described = descent_groups(problem, start, plan, recording, times_saved, keeping)
         groups |= described
         groups["comparison"] = comparison_group(problem, trajectory, descent)
-    return recording.tree([problem], groups)
+    return groups

@@ -201,3 +201,22 @@ def test_unknown_backwards_and_activations_are_refused():
         _problem(backward="exakt")
     with pytest.raises(ProblemError, match='backward is "neumann:0"; it must be'):
         _problem().gradient([1, 2, 0], "neumann:0")
+
+
+@pytest.mark.parametrize(
+    ("x", "told"),
+    [
+        (np.ma.masked_array([[1.0], [2.0]], [[True], [False]]), "x has masked values; remove"),
+        (np.array([["2020-01-01"], ["2020-01-02"]], "M8[D]"), "x holds dates or durations"),
+        (np.array([[1], [2]], "m8[s]"), "x holds dates or durations; give numbers"),
+    ],
+    ids=["masked", "dates", "durations"],
+)
+def test_what_numpy_would_make_other_numbers_of_is_refused(x: np.ndarray, told: str) -> None:
+    with pytest.raises(ProblemError, match=told):
+        Problem(LinearDEQ(1), x, [1.0, 2.0])
+
+
+def test_a_mask_that_hides_nothing_is_none() -> None:
+    x = np.ma.masked_array([[1.0], [2.0]], [[False], [False]])
+    assert Problem(LinearDEQ(1), x, [1.0, 2.0]).x.tolist() == [[1.0], [2.0]]

@@ -48,7 +48,10 @@ def test_the_groups_of_each_function(linear: gflow.Problem, tanh: gflow.Problem)
     assert set(compared.children) == {"problem", "flow", "flow_steps", "descent", "comparison"}
 
 
-@pytest.mark.parametrize("name", [n for n in DIAGNOSTICS if n not in ("reference", "eigenvalues")])
+OTHERS = ("reference", "eigenvalues", "error_estimate")
+
+
+@pytest.mark.parametrize("name", [n for n in DIAGNOSTICS if n not in OTHERS])
 def test_every_diagnostic_can_be_switched_off(linear: gflow.Problem, name: str) -> None:
     extras, start = {"evaluation": (X[:5], X[:5] @ [1.0, -0.5]), "times": 3}, [0.1, 0.2, 0.0]
     if name == "accuracy":

@@ -13,6 +13,8 @@ COMMANDS = {
     "integrate": "gflow.cli.run:integrate",
     "descend": "gflow.cli.run:descend",
     "compare": "gflow.cli.run:compare",
+    "sweep": "gflow.cli.sweep:sweep",
+    "resume": "gflow.cli.resume:resume",
     "show": "gflow.cli.show:show",
     "plot": "gflow.cli.plot:plot",
     "methods": "gflow.cli.methods:methods",
@@ -25,6 +27,8 @@ EPILOG = """\b
 Examples:
   gflow compare linear.toml -o run.nc       the flow, and gradient descent beside it
   gflow integrate linear.toml --rtol 1e-8   one key of the file changed
+  gflow sweep linear.toml --over data.seed=0:20   the same for many values of a key
+  gflow resume run.nc                       a run that was stopped or killed, gone on with
   gflow show run.nc                         what came out
   gflow plot run.nc -o run.png              a figure of it
   gflow methods                             the integrators to choose from

@@ -53,6 +53,7 @@ class LazyGroup(click.Group):
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **settings: Any) -> Any:
         """Run a command line and exit; the command finds it, as typed, in ``ctx.obj``."""
+        _mend_streams()
         typed = list(sys.argv[1:] if args is None else args)
         settings |= {"standalone_mode": False, "prog_name": "gflow"}
         settings["obj"] = shlex.join(["gflow", *typed])
@@ -73,18 +74,36 @@ def exit_code(run: Callable[[], Any]) -> int:
         say_error(str(error))
         return error.exit_code
     except LeaveAtOnce:
-        click.echo("Left at once; nothing was written.", err=True)
+        click.echo("Left at once; what had been written by then is kept.", err=True)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted; nothing was written.", err=True)
+    except OSError as error:
+        if os.environ.get("GFLOW_DEBUG"):
+            traceback.print_exc()
+        place = f"{str(error.filename)[:200]}: " if error.filename else ""
+        say_error(f"{place}{error.strerror or error}.")
     except Exception as error:
         if os.environ.get("GFLOW_DEBUG"):
             traceback.print_exc()
         text = " ".join(str(error).split())
+        if isinstance(error, MemoryError) or "can't allocate memory" in text:
+            say_error("There is not enough memory; ask for fewer samples, saves or parameters.")
+            return 1
         say_error(
             f"internal error: {type(error).__name__}: {text}; please report it with the traceback "
             "that GFLOW_DEBUG=1 shows."
         )
     return 1
+
+
+def _mend_streams() -> None:
+    """Closed streams take what is written; letters that one cannot show are written as codes."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def say_error(message: str) -> None:

@@ -68,7 +68,7 @@ def describe(progress: Progress, left: float) -> str:
     parts = [f"{progress.what}: t = {progress.t:.4g}"]
     if not math.isnan(progress.fraction):
         parts[0] += f" ({progress.fraction:.0%})"
-    parts.append("time left unknown" if math.isnan(left) else f"{_duration(left)} left")
+    parts.append("time left unknown" if math.isnan(left) else f"{duration(left)} left")
     parts += [f"loss {progress.loss:.3e}", f"gradient {progress.gradient_norm:.2e}"]
     if progress.what == "flow":
         parts += [f"step {progress.dt:.2g}", f"nfe {progress.nfe}"]
@@ -80,7 +80,8 @@ def time_left(first: float, fraction: float, seconds: float) -> float:
     return seconds * (1 - fraction) / (fraction - first) if fraction > first else math.nan
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as 3:05 or 1:03:05."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

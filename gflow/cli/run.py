@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import itertools
+import json
+import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gflow.cli.flags import KeyOption, key_options, overrides
+from gflow.cli.group import say_error
 from gflow.cli.interruption import Interruption
 from gflow.cli.live import LiveLine, is_watched
+from gflow.errors import StoreError
 from gflow.status import Status
-from gflow.store.files import check_dataset, save
+from gflow.store.files import check_dataset
+from gflow.store.output import Output
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from gflow.config import Config
     from gflow.configured import Kind
-    from gflow.flow_run import Progress
+    from gflow.flow_run import Progress, ProgressCallback
 
 NOTES = """Values are taken from CONFIG, then from --set, then from the flags below; the last one
-given wins. Lists are separated by commas. Ctrl-C ends a run early and keeps what there is.
+given wins. Lists are separated by commas. The file is written as the run goes; Ctrl-C ends a run
+early and keeps what there is, and `gflow resume` goes on with it.
 """
 
 
@@ -44,6 +53,12 @@ class RunCommand(click.Command):
                     help="Write to this file. Default: CONFIG's name with the suffix .nc, here.",
                 ),
                 click.Option(["--overwrite"], is_flag=True, help="Replace an existing file."),
+                click.Option(
+                    ["--resume"],
+                    is_flag=True,
+                    help="Go on with the file if it holds an unfinished run of this configuration; "
+                    "begin if there is none, and do nothing if it is complete.",
+                ),
                 click.Option(
                     ["--set", "assignments"],
                     multiple=True,
@@ -86,6 +101,7 @@ def run(
     config: Path,
     output: Path | None,
     overwrite: bool,
+    resume: bool,
     assignments: tuple[str, ...],
     quiet: bool,
     **values: Any,
@@ -96,21 +112,96 @@ def run(
     assert isinstance(ctx.command, RunCommand)
     checked = load_config(config, overrides(assignments, ctx.command.key_options, values))
     read = [config, *([config.parent / checked.data.path] if checked.data.source == "file" else [])]
-    target = check_dataset(output or f"{config.stem}.nc", overwrite, read)
+    target = Path(output or f"{config.stem}.nc")
+    if overwrite and resume:
+        raise click.UsageError("--overwrite and --resume ask for opposites; keep one of them.")
+    key = run_key(checked, kind)
+    if target.exists() and not overwrite:
+        check_existing(target, key, resume)
+        return go_on(target, quiet, {})
+    check_dataset(target, overwrite, read)
     from gflow.configured import run_config
 
+    seconds = checked.run.checkpoint_seconds
+    folder = os.path.relpath(config.parent, target.parent)
+    file = Output(target, seconds, overwrite, say_error, key=key, folder=folder)
+    with file, watched(quiet) as progress:
+        tree = run_config(
+            checked, kind, config.parent, progress=progress, command=ctx.obj, output=file
+        )
+    return tell(tree, target, quiet)
+
+
+def go_on(target: Path, quiet: bool, changes: Mapping[str, Any]) -> int:
+    """Go on with a run from its file, and return the exit code."""
+    from gflow.resuming import is_complete, resume
+    from gflow.store.files import open_tree
+
+    if not any(value is not None for value in changes.values()) and is_complete(open_tree(target)):
+        if not quiet:
+            click.echo(
+                f"{shlex.quote(str(target))} is complete; nothing was done. `gflow resume` with "
+                "--t-end extends a flow."
+            )
+        return 0
+    with watched(quiet) as progress:
+        tree = resume(target, progress=progress, tell=say_error, **changes)
+    return tell(tree, target, quiet)
+
+
+@contextlib.contextmanager
+def watched(quiet: bool) -> Iterator[ProgressCallback]:
+    """The context of a run that Ctrl-C ends early, shown by a line on a terminal."""
     with Interruption() as interruption, LiveLine(is_watched() and not quiet) as line:
 
         def report(progress: Progress) -> None:
             interruption.check()
             line.update(progress)
 
-        tree = run_config(checked, kind, config.parent, progress=report, command=ctx.obj)
-        save(tree, target, overwrite)
+        yield report
+
+
+def tell(tree: xr.DataTree, target: Path, quiet: bool) -> int:
+    """Say how a run ended, and return the exit code."""
     succeeded = is_success(tree)
     if not (quiet and succeeded):
         click.echo("\n".join(conclusion(tree, target, succeeded)), err=not succeeded)
     return 0 if succeeded else 1
+
+
+def run_key(config: Config, kind: Kind) -> str:
+    """What a file is keyed to: all of a configuration that decides its data."""
+    tables = config.model_dump(mode="json", exclude_none=True)
+    tables["run"].pop("checkpoint_seconds")
+    text = json.dumps([kind, tables], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_existing(target: Path, key: str, resume: bool) -> None:
+    """Refuse to touch an existing file, unless it is to be gone on with and it can be.
+
+    Raises
+    ------
+    StoreError
+        Saying what the file holds and what can be done.
+    """
+    from gflow.resuming import is_complete
+    from gflow.store.files import open_tree
+
+    either = "choose another name, or pass --overwrite to replace it"
+    try:
+        tree = open_tree(target)
+        same = tree.attrs.get("run_key") == key
+        complete = not same or is_complete(tree)
+    except StoreError:
+        if target.is_dir():
+            raise
+        raise StoreError(f"{target} exists and is no run of gflow's; {either}.") from None
+    if not same:
+        raise StoreError(f"{target} exists and is of another configuration; {either}.")
+    if not resume:
+        state, more = ("complete", "") if complete else ("unfinished", "; --resume goes on with it")
+        raise StoreError(f"{target} exists: a run of this configuration, {state}{more}; {either}.")
 
 
 def is_success(tree: xr.DataTree) -> bool:
@@ -130,8 +221,20 @@ def conclusion(tree: xr.DataTree, target: Path, succeeded: bool) -> list[str]:
     told = [f"Flow: {tree['flow'].status_message.item()}"] if "flow" in tree.children else []
     if "descent" in tree.children:
         told.append(f"Gradient descent: {_descent_sentence(tree)}")
-    what = "Wrote" if succeeded else "The partial run is kept: wrote"
-    return [*told, f"{what} {name}; see it with `gflow show {name}` or `gflow plot {name}`."]
+    if succeeded:
+        return [*told, f"Wrote {name}; see it with `gflow show {name}` or `gflow plot {name}`."]
+    seen = f"see it with `gflow show {name}` or `gflow plot {name}`"
+    return [*told, f"The partial run is kept: wrote {name}; {seen}{_way_on(tree, name)}."]
+
+
+def _way_on(tree: xr.DataTree, name: str) -> str:
+    """How an unfinished run goes on, if it can."""
+    from gflow.resuming import is_complete
+
+    if "checkpoint" not in tree.children or is_complete(tree):
+        return ""
+    limited = "flow" in tree.children and _statuses(tree, "flow") == [Status.STEP_LIMIT]
+    return f", go on with `gflow resume {name}{' --max-steps NUMBER' if limited else ''}`"
 
 
 def _descent_sentence(tree: xr.DataTree) -> str:

@@ -1,14 +1,17 @@
 """The configuration of a run: a TOML file, checked, with every error told in a sentence.
 
-:mod:`gflow.config.tables` holds one class a table and :mod:`gflow.config.values` the types of
-their values; :func:`describe_keys` lists every key.
+:mod:`gflow.config.model` and :mod:`gflow.config.tables` hold one class a table and
+:mod:`gflow.config.values` the types of their values; :func:`describe_keys` lists every key.
 """
 
 from __future__ import annotations
 
+import copy
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from types import MappingProxyType
 from typing import Annotated, Any, Self
 
@@ -16,18 +19,17 @@ import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from gflow.config.keys import KeyInfo, keys_of, sentences
+from gflow.config.model import Model
+from gflow.config.table import Table, raise_if
 from gflow.config.tables import (
     Descent,
     Diagnostics,
     FileData,
     Flow,
-    Model,
     Run,
     Start,
     Stop,
-    Table,
     TeacherData,
-    raise_if,
 )
 from gflow.errors import ConfigError
 from gflow.wording import show, similar_files
@@ -48,7 +50,13 @@ __all__ = [
     "describe_keys",
     "load_config",
     "parse_override",
+    "read_tables",
+    "with_values",
 ]
+
+_DEEP = re.compile(r"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){50}""")
+_LARGEST = 2**24
+"""Bytes of a configuration, at most."""
 
 
 class Config(Table):
@@ -149,10 +157,22 @@ def load_config(path: str | Path, overrides: Mapping[str, object] = MappingProxy
     ConfigError
         If the file cannot be read, is not TOML, or holds a wrong key or value.
     """
-    raw = _parse(Path(path))
-    for key, value in overrides.items():
-        _set(raw, key.split("."), value)
-    return config_from_dict(raw)
+    return config_from_dict(read_tables(path, overrides))
+
+
+def read_tables(
+    path: str | Path, overrides: Mapping[str, object] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Read a TOML file as :func:`load_config` does, without a check of its keys and values."""
+    return with_values(_parse(Path(path)), overrides)
+
+
+def with_values(raw: Mapping[str, Any], values: Mapping[str, object]) -> dict[str, Any]:
+    """A copy of a parsed configuration with the values of some dotted keys."""
+    changed = copy.deepcopy(dict(raw))
+    for key, value in values.items():
+        _set(changed, key.split("."), value)
+    return changed
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -175,6 +195,8 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 def _parse(path: Path) -> dict[str, Any]:
     text = _read(path)
+    if re.search(_DEEP, text):  # which takes the square of its depth to parse
+        raise ConfigError(f"{path} nests tables too deeply.")
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -187,6 +209,11 @@ def _parse(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> str:
     try:
+        status = path.stat()
+        if not (S_ISREG(status.st_mode) or S_ISDIR(status.st_mode)):
+            raise ConfigError(f"{path} is a device or a pipe; give an ordinary file.")
+        if status.st_size > _LARGEST:
+            raise ConfigError(f"{path} has {status.st_size / 1e6:.0f} MB; is it a configuration?")
         return path.read_bytes().decode("utf-8-sig")
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder; give the TOML file in it.") from None

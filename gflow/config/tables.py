@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from gflow.config.table import Table, raise_if
 from gflow.config.values import (
-    Activation,
-    Backward,
-    Blocks,
     Columns,
     Count,
     CountOrZero,
+    Digest,
     EndTime,
     FlowKind,
     Fraction,
@@ -26,85 +25,10 @@ from gflow.config.values import (
     Spacing,
     StepSizes,
     Text,
+    Threads,
     Times,
     Tolerance,
 )
-
-
-def raise_if(*checks: tuple[bool, str]) -> None:
-    """Raise one ValueError with the sentence of every pair that is true."""
-    wrong = [sentence for is_wrong, sentence in checks if is_wrong]
-    if wrong:
-        raise ValueError("\n".join(wrong))
-
-
-class Table(BaseModel):
-    """A table of the file: immutable, of known keys only, with no silent conversions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Model(Table):
-    """The deep equilibrium model."""
-
-    kind: Literal["linear", "single_index", "vector", "module"] = Field(
-        default="single_index", description="family of the model"
-    )
-    dim: Count | None = Field(
-        default=None, description="number of inputs d (none: that of the data)"
-    )
-    activation: Activation = Field(default="tanh", description="activation of the fixed point")
-    backward: Backward = Field(default="exact", description="how the implicit gradient is formed")
-    loss: Literal["mse", "cross_entropy", "logistic"] = Field(
-        default="mse", description="loss of outputs and targets"
-    )
-    width: Count | None = Field(default=None, description="length m of a vector DEQ's fixed point")
-    train: Blocks = Field(
-        default=("W", "U", "b", "C", "c"), description="blocks of a vector DEQ that are trained"
-    )
-    factory: Text | None = Field(
-        default=None, description="file.py:function that makes a module, relative to this file"
-    )
-    chunk: Count | None = Field(
-        default=None, description="samples that a module takes at once (none: its own choice)"
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        own = {"vector": ("width", "train"), "module": ("factory", "chunk")}
-        defaults = {name: field.default for name, field in type(self).model_fields.items()}
-        idle = [
-            (name, kind)
-            for kind, names in own.items()
-            for name in names
-            if kind != self.kind and getattr(self, name) != defaults[name]
-        ]
-        odd = self.kind == "linear" and self.activation not in ("tanh", "identity")
-        odd |= self.kind == "module" and self.activation != "tanh"
-        raise_if(
-            (
-                odd,
-                f'model.activation has no meaning with model.kind = "{self.kind}"; leave it out.',
-            ),
-            *(
-                (True, f'model.{name} has no meaning but with model.kind = "{kind}"; leave it out.')
-                for name, kind in idle
-            ),
-            (
-                self.kind == "vector" and self.width is None,
-                "model.width is missing; a vector DEQ needs it.",
-            ),
-            (
-                self.kind == "vector" and not {"W", "U", "C"} <= set(self.train),
-                "model.train must hold W, U and C; in Python VectorDEQ takes the values of blocks "
-                "that are not trained.",
-            ),
-            (
-                self.kind == "module" and self.factory is None,
-                'model.factory is missing; a module needs it, such as "my_file.py:make".',
-            ),
-        )
-        return self
 
 
 class TeacherData(Table):
@@ -151,6 +75,9 @@ class FileData(Table):
     source: Literal["file"] = Field(description="where the data come from")
     path: Text = Field(
         description="file, relative to the configuration's folder; gflow:NAME is a shipped data set"
+    )
+    sha256: Digest | None = Field(
+        default=None, description="SHA-256 of the file, which is refused if it has another"
     )
     inputs: Columns = Field(description='columns used as inputs, or patterns such as "p*"')
     target: Text | Columns = Field(
@@ -234,6 +161,25 @@ class Stop(Table):
         return self != Stop()
 
 
+class Events(Table):
+    """Values whose crossings by the flow are located and stored, without ending it."""
+
+    loss: Positive | StepSizes | None = Field(default=None, description="values of the loss")
+    gradient_norm: Positive | StepSizes | None = Field(
+        default=None, description="values of the gradient's norm"
+    )
+    sharpness: bool | Positive | StepSizes = Field(
+        default=False,
+        description="step sizes eta, for the sharpness 2 / eta (true: those of the descent)",
+    )
+    singular_distance: Positive | StepSizes | None = Field(
+        default=None, description="values of the distance to the singular point"
+    )
+    conditioning: Positive | StepSizes | None = Field(
+        default=None, description="values of min |1 - theta2 sigma'| over the samples"
+    )
+
+
 class Flow(Table):
     """The gradient flow and its integrator."""
 
@@ -255,6 +201,9 @@ class Flow(Table):
         default=0.0, description="lambda of the term lambda/2 |theta|^2 added to the loss"
     )
     stop: Stop = Field(default=Stop(), description="conditions that end the flow early")
+    events: Events = Field(
+        default=Events(), description="values whose crossings are located and stored"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -274,7 +223,9 @@ class Descent(Table):
     t_end: Positive | None = Field(
         default=None, description="end (flow time; none: that of the flow)"
     )
-    records: Several = Field(default=200, description="number of updates stored per run")
+    records: Several | Times = Field(
+        default=200, description="number of updates stored per run, or their times (flow time)"
+    )
     spacing: Spacing = Field(default="linear", description="spacing of the records")
     wall_seconds: Positive | None = Field(
         default=None, description="stop all runs after this time (seconds)"
@@ -318,6 +269,9 @@ class Diagnostics(Table):
     energy_residual: bool = Field(
         default=True, description="store the residual of the energy identity"
     )
+    error_estimate: bool = Field(
+        default=False, description="store the estimated error of theta, by a second run"
+    )
     invariant_drift: bool = Field(
         default=True, description="store the drift of what the model's flow conserves"
     )
@@ -329,12 +283,16 @@ class Run(Table):
 
     dtype: Literal["float64", "float32"] = Field(default="float64", description="precision")
     device: Text = Field(default="cpu", description="torch device, such as cpu or cuda:0")
-    threads: Count | None = Field(
+    threads: Threads | None = Field(
         default=None, description="number of CPU threads (none: torch's choice)"
     )
     store_data: bool | None = Field(
         default=None,
         description="store inputs and targets (none: if x has at most 200,000 numbers)",
+    )
+    checkpoint_seconds: NonNegative = Field(
+        default=10.0,
+        description="time between two checkpoints, at least (seconds; 0: at every opportunity)",
     )
     store_theta: Literal["all", "ends"] | Times = Field(
         default="all", description="saves at which theta is stored, or their times (flow time)"

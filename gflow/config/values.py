@@ -12,12 +12,14 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from gflow.config.keys import Expects
 
 ACTIVATIONS = ("identity", "tanh", "sigmoid", "relu", "leaky-relu", "gelu", "softplus")
+WEAK = "weak-tanh"
 _NUMBER = r"([0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?)"
 
 
 def _activation(name: str) -> str:
     weak = re.fullmatch(f"weak-tanh:{_NUMBER}", name)
-    if name not in ACTIVATIONS and not (weak and 0 < float(weak[1]) < math.inf):
+    known = name in (*ACTIVATIONS, WEAK)
+    if not known and not (weak and 0 < float(weak[1]) < math.inf):
         raise ValueError
     return name
 
@@ -76,8 +78,10 @@ _FROM_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, lis
 _WORD_SIZE = 2**63  # TOML's integers have 64 bits
 
 Text = Annotated[str, Field(min_length=1), Expects("a non-empty string")]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$"), Expects("64 hexadecimal digits")]
 Count = Annotated[int, Field(ge=1, lt=_WORD_SIZE), Expects("an integer of at least 1")]
-Several = Annotated[int, Field(ge=2, lt=_WORD_SIZE), Expects("an integer of at least 2")]
+Several = Annotated[int, Field(ge=2, le=10**7), Expects("an integer from 2 to 10,000,000")]
+Threads = Annotated[int, Field(ge=1, le=1024), Expects("an integer from 1 to 1024")]
 CountOrZero = Annotated[int, Field(ge=0, lt=_WORD_SIZE), Expects("an integer of at least 0")]
 Seed = CountOrZero
 Positive = Annotated[float, Field(gt=0), Expects("a positive number")]
@@ -120,7 +124,9 @@ Blocks = Annotated[
     Expects("a list of some of W, U, b, C, c"),
 ]
 Activation = Annotated[
-    str, AfterValidator(_activation), Expects(f"{', '.join(ACTIVATIONS)}, or weak-tanh:EPS")
+    str,
+    AfterValidator(_activation),
+    Expects(f"{', '.join(ACTIVATIONS)}, weak-tanh:EPS, or weak-tanh with model.epsilon"),
 ]
 Backward = Annotated[
     str,

@@ -15,16 +15,29 @@ from numpy.typing import NDArray
 
 from gflow.data.readers import Columns, read_table
 from gflow.errors import DataError
+from gflow.inspection import memory_limit
 from gflow.wording import did_you_mean, show
 
 if TYPE_CHECKING:
     from gflow.config import FileData, TeacherData
 
-__all__ = ["Array", "Columns", "Dataset", "Predict", "load_data", "read_table", "shipped"]
+__all__ = [
+    "SHIPPED",
+    "Array",
+    "Columns",
+    "Dataset",
+    "Predict",
+    "data_file",
+    "file_digest",
+    "load_data",
+    "read_table",
+    "shipped",
+]
 
 Array = NDArray[np.float64]
 Predict = Callable[[Array, Array], Array]
-_SHIPPED = "gflow:"
+SHIPPED = "gflow:"
+"""What the path of a data set in the package starts with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +82,27 @@ def sha256(*arrays: Array) -> str:
         digest.update(f"{plain.dtype.str}{plain.shape}".encode())
         digest.update(plain.tobytes())
     return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimals.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def data_file(config: FileData, folder: Path) -> Path:
+    """The file that a configuration names; its path is relative to a folder, or a shipped one."""
+    name = config.path.removeprefix(SHIPPED)
+    return shipped(name) if config.path.startswith(SHIPPED) else folder / name
 
 
 def load_data(
@@ -117,6 +151,7 @@ def shipped(name: str) -> Path:
 def _teacher(config: TeacherData, predict: Predict | None, dim: int | None) -> Dataset:
     if predict is None or (dim is None and config.theta is None):
         raise DataError("A teacher needs a model, and its model.dim or data.theta.")
+    _check_size(config, len(config.theta) - 1 if config.theta else dim or 0)
     try:
         theta, x, x_evaluation, noise = _draws(config, dim or 0)
     except (MemoryError, OverflowError, ValueError) as error:
@@ -133,6 +168,17 @@ def _teacher(config: TeacherData, predict: Predict | None, dim: int | None) -> D
         f"noise {config.noise:g}, numpy.random.default_rng({config.seed})",
         theta_target=theta,
     )
+
+
+def _check_size(config: TeacherData, dim: int) -> None:
+    """Refuse samples that would not fit into the memory, before they are drawn."""
+    size, limit = (config.samples + config.evaluation_samples) * (dim + 3) * 8, memory_limit()
+    if size > limit:
+        raise DataError(
+            f"The teacher's samples would take {size / 1e9:,.0f} GB of memory; at most "
+            f"{limit / 1e9:,.0f} GB fit here. Lower data.samples, data.evaluation_samples or "
+            "model.dim."
+        )
 
 
 def _draws(config: TeacherData, dim: int) -> tuple[Array, Array, Array, Array]:
@@ -161,10 +207,13 @@ def _finite(y: Array) -> Array:
 
 
 def _file(config: FileData, folder: Path) -> Dataset:
-    is_shipped = config.path.startswith(_SHIPPED)
-    name = config.path.removeprefix(_SHIPPED)
-    path = shipped(name) if is_shipped else folder / name
+    path = data_file(config, folder)
     x, y, names = read_table(path, config.inputs, config.target)
+    if config.sha256 not in (None, file_digest(path)):
+        raise DataError(
+            f"{path} is not the file that data.sha256 tells of: it has changed. Restore it, or "
+            "leave data.sha256 out."
+        )
     train, evaluation = _split(len(y), config)
     data = Dataset(
         x=x[train],

@@ -10,12 +10,13 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from stat import S_ISDIR
+from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gflow import inspection
 from gflow.errors import DataError
 from gflow.wording import did_you_mean, show, similar_files
 
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 CSV_SUFFIXES = (".csv", ".tsv", ".txt")
 NETCDF_SUFFIXES = (".nc", ".nc4")
+
+_CLASSES = "; classes that are words must be numbered, from 0 on"
+
+BYTES_A_LETTER = 8
+"""Memory that reading a table takes, for each byte of it."""
 
 
 class Columns(NamedTuple):
@@ -78,6 +84,8 @@ def _check_file(path: Path) -> None:
         raise DataError(f"{path} cannot be read: {error}.") from None
     if S_ISDIR(status.st_mode):
         raise DataError(f"{path} is a folder; give the file in it.")
+    if not S_ISREG(status.st_mode):
+        raise DataError(f"{path} is a device or a pipe; give an ordinary file.")
     if path.suffix.lower() not in suffixes:
         known = ", ".join(suffixes)
         raise DataError(f"{path} has the suffix {show(path.suffix)}; gflow reads {known}.")
@@ -118,6 +126,9 @@ def _matched(
 
 
 def _text(path: Path) -> str:
+    size, limit = path.stat().st_size, inspection.memory_limit() // BYTES_A_LETTER
+    if size > limit:
+        raise DataError(f"{path} has {size / 1e9:.1f} GB; at most {limit / 1e9:.1f} GB fit here.")
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -156,7 +167,7 @@ def _numbers(
         found = f"holds {show(cells[wrong].strip())}" if cells[wrong].strip() else "is empty"
         raise DataError(
             f"{path}, line {line}: column {show(wanted[wrong][0])} {found}; it must be a finite "
-            "number, with a decimal point."
+            f"number, with a decimal point{_CLASSES if cells[wrong].strip().isalpha() else ''}."
         )
     return numbers
 
@@ -169,14 +180,21 @@ def _is_finite_number(text: str) -> bool:
 
 
 def _read_netcdf(path: Path, inputs: Sequence[str], targets: Sequence[str]) -> Columns:
+    inspection.begin()
     import xarray as xr
 
+    wrong = inspection.fault(path, [*inputs, *targets])
+    if wrong:
+        raise DataError(f"{path} {wrong}")
     try:
         with xr.open_dataset(path, engine="netcdf4", decode_times=False) as dataset:
             inputs = _matched(path, inputs, map(str, dataset.data_vars), targets)
             found = {name: _variable(path, dataset, name) for name in (*inputs, *targets)}
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise DataError(f"{path} cannot be read as netCDF: {error}.") from None
+    except DataError:
+        raise
+    except Exception as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise DataError(f"{path} cannot be read as netCDF: {reason}.") from None
     y = found[targets[0]]
     for name in targets:
         if found[name].ndim != 1:

@@ -10,12 +10,14 @@ import numpy as np
 from gflow.descent.schedule import Schedule, parse_schedule
 from gflow.errors import ProblemError
 from gflow.flows import Flow, parse_flow
-from gflow.times import save_times
+from gflow.times import is_count, save_times
 
 MOST = 2.0**62
 """Updates that a descent may have, to be counted in 64 bits."""
 LONGEST = 10**8
 """Updates of a descent with a schedule, whose step sizes are kept."""
+Records = int | Sequence[float]
+"""How many iterates are stored, or their times."""
 SLACK = 1 + 1e-12
 """Factor on t_end within which the last update may end."""
 
@@ -86,14 +88,25 @@ class Clock:
         known = self.tick * updates if self._sizes is None else self._times[updates]
         return np.where(updates >= 0, known, math.nan)
 
-    def recorded(self, records: int, spacing: str) -> np.ndarray:
-        """Updates to record: about `records` of them, 0 and the last among them."""
+    def recorded(self, records: Records, spacing: str) -> np.ndarray:
+        """Updates to record: about `records` of them, or those nearest to times; 0 and the last."""
+        if not is_count(records):
+            chosen = self._nearest(save_times(records, math.inf, spacing))
+            return np.union1d(chosen[chosen <= self.updates], [0, self.updates])
+        assert isinstance(records, int | np.integer)
         if records < 2:
             raise ProblemError(
                 f"records is {records}; at least 2 are needed, the start and the end."
             )
         wanted = save_times(records, float(self.updates), spacing)
         return np.unique(np.rint(wanted).astype(np.int64))
+
+    def _nearest(self, times: np.ndarray) -> np.ndarray:
+        if self._sizes is None:
+            return np.rint(np.minimum(times / self.tick, self.updates + 1.0)).astype(np.int64)
+        middles = (self._times[1:] + self._times[:-1]) / 2
+        nearest: np.ndarray = np.searchsorted(middles, times[times <= self._times[-1]])
+        return nearest
 
 
 def clocks(
@@ -120,7 +133,7 @@ def clocks(
 def record_times(
     step_sizes: Sequence[float],
     t_end: float,
-    records: int,
+    records: Records,
     spacing: str,
     flow: Flow | str = "gradient",
     schedule: str = "constant",

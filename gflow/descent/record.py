@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from gflow.descent.clock import Clock
+from gflow.descent.clock import Clock, Records
 from gflow.status import Status
 
 
@@ -32,6 +33,8 @@ class Descent:
     wall_seconds : float
     clock : ndarray or None, shape (S, R)
         Time of every record; None if it is eta k.
+    state : mapping or None
+        Where the descents can go on, as plain data, if they were kept on disk as they went.
     """
 
     step_sizes: np.ndarray
@@ -42,6 +45,7 @@ class Descent:
     message: list[str]
     wall_seconds: float
     clock: np.ndarray | None = None
+    state: Mapping[str, Any] | None = None
 
     @property
     def time(self) -> np.ndarray:
@@ -58,18 +62,24 @@ class Recorder:
     ----------
     clocks : sequence of Clock
     theta0 : Tensor, shape (P,)
-    records : int
+    records : int or sequence of float
     spacing : str
     """
 
-    def __init__(self, clocks: Sequence[Clock], theta0: Tensor, records: int, spacing: str) -> None:
+    def __init__(
+        self, clocks: Sequence[Clock], theta0: Tensor, records: Records, spacing: str
+    ) -> None:
         self.clocks = clocks
         self.planned = [clock.recorded(records, spacing) for clock in clocks]
-        shape = (len(clocks), max(len(u) for u in self.planned))
-        self.next = [0] * len(clocks)
+        self._theta0 = theta0
+        self._clear()
+
+    def _clear(self) -> None:
+        shape = (len(self.clocks), max(len(u) for u in self.planned))
+        self.next = [0] * len(self.clocks)
         self.update = np.full(shape, -1, dtype=np.int64)
-        self.theta = theta0.new_full((*shape, theta0.numel()), math.nan)
-        self.squared = theta0.new_full(shape, math.nan)
+        self.theta = self._theta0.new_full((*shape, self._theta0.numel()), math.nan)
+        self.squared = self._theta0.new_full(shape, math.nan)
 
     def record(self, row: int, k: int, theta: Tensor, squared: Tensor) -> None:
         """Store one iterate of one step size."""
@@ -78,6 +88,25 @@ class Recorder:
         self.theta[row, column] = theta
         self.squared[row, column] = squared
         self.next[row] += 1
+
+    def tables(self) -> dict[str, Any]:
+        """All records."""
+        return {"update": self.update, "theta": self.theta, "squared": self.squared}
+
+    def restore(self, recorded: Sequence[int], tables: Mapping[str, Any], k: int) -> None:
+        """Go back to update k and the first records of each row, so many.
+
+        What was recorded stays, though another plan may have chosen other updates up to there.
+        """
+        done = [tables["update"][row, :count] for row, count in enumerate(recorded)]
+        pairs = zip(done, self.planned, strict=True)
+        self.planned = [np.concatenate([made, plan[plan > k]]) for made, plan in pairs]
+        self._clear()
+        for row, count in enumerate(recorded):
+            self.update[row, :count] = done[row]
+            self.theta[row, :count] = tables["theta"][row, :count]
+            self.squared[row, :count] = tables["squared"][row, :count]
+        self.next = list(recorded)
 
     def due(self, row: int, k: int) -> bool:
         """Whether update `k` of a step size is to be recorded."""

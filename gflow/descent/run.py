@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gflow.descent.clock import clocks
+from gflow.descent.clock import Records, clocks
 from gflow.descent.record import Descent, Recorder
 from gflow.flows import Flow, parse_flow
 from gflow.flows.point import Point
 from gflow.problem import Problem
 from gflow.status import Status
+
+
+class DescentKeeper(Protocol):
+    """Keeps descents on disk as they go."""
+
+    def due(self) -> bool:
+        """Whether it is time."""
+
+    def keep(self, descent: Descent) -> None:
+        """Keep what there is so far; its state is where the descents can go on."""
+
 
 REPORT = 0.2
 """Seconds between two reports of progress."""
@@ -29,13 +42,15 @@ def gradient_descent(
     theta0: Tensor,
     step_sizes: Sequence[float],
     t_end: float,
-    records: int = 200,
+    records: Records = 200,
     spacing: str = "linear",
     wall_seconds: float = math.inf,
     progress: Callable[[float, Tensor], None] | None = None,
     *,
     flow: Flow | str = "gradient",
     schedule: str = "constant",
+    keeper: DescentKeeper | None = None,
+    state: Mapping[str, Any] | None = None,
 ) -> Descent:
     """Run a flow's discrete counterpart at all step sizes together; finished ones leave the batch.
 
@@ -48,8 +63,9 @@ def gradient_descent(
         The learning rates eta; each makes floor(t_end / eta) updates.
     t_end : float
         On the flow's clock, for gradient descent t = eta k.
-    records : int
-        How many iterates to store per step size, the first and the last among them.
+    records : int or sequence of float
+        How many iterates to store per step size, the first and the last among them, or at which
+        times.
     spacing : str
         ``linear`` or ``log`` in the update number.
     wall_seconds : float
@@ -60,6 +76,10 @@ def gradient_descent(
         See :mod:`gflow.flows`; by default gradient descent.
     schedule : str
         See :mod:`gflow.descent.schedule`.
+    keeper : DescentKeeper, optional
+        Keeps the descents on disk as they go.
+    state : mapping, optional
+        Go on from there, bit for bit: the state of a descent with the same arguments.
 
     Returns
     -------
@@ -76,21 +96,15 @@ def gradient_descent(
     flow = parse_flow(flow)
     recorder = Recorder(clocks(step_sizes, t_end, flow, schedule), theta0, records, spacing)
     run = _Run(problem, theta0, flow.on(problem), recorder)
+    run.began = began
+    if state is not None:
+        run.restore(state)
     try:
         with torch.no_grad():
-            run.loop(began + wall_seconds, progress)
+            run.loop(began + wall_seconds, progress, keeper)
     except KeyboardInterrupt:
         run.stop_all(Status.INTERRUPTED)
-    return Descent(
-        np.array([clock.step_size for clock in recorder.clocks]),
-        recorder.update,
-        recorder.theta,
-        recorder.squared,
-        run.status,
-        run.message,
-        time.perf_counter() - began,
-        recorder.time,
-    )
+    return run.result()
 
 
 class _Run:
@@ -113,11 +127,25 @@ class _Run:
         self.jumped: dict[int, int] = {}
         self.status = [Status.T_END] * count
         self.message = [""] * count
+        self.began, self.seconds = time.perf_counter(), 0.0
+        self.mark: dict[str, Any] = {}
+        self.together: dict[str, Any] = {}
 
-    def loop(self, deadline: float, progress: Callable[[float, Tensor], None] | None) -> None:
+    def loop(
+        self,
+        deadline: float,
+        progress: Callable[[float, Tensor], None] | None,
+        keeper: DescentKeeper | None,
+    ) -> None:
         """Update until every row has left."""
         self._record()
         while self.rows:
+            if keeper is not None:
+                self.mark = self._marked()
+                if Status.T_END not in self._ended():
+                    self.together = self.mark
+                if keeper.due():
+                    keeper.keep(self.so_far())
             look = min(deadline, time.perf_counter() + REPORT)
             for _ in range(self.recorder.horizon(self.rows) - self.k):
                 if not self._update() or time.perf_counter() > look:
@@ -198,6 +226,70 @@ class _Run:
         if row in self.jumped:
             detail += f"; by update {self.jumped[row]} it had left the start's branch of solutions"
         self.message[row] = f"{status.sentence} It ended at update {self.k}{detail}."
+
+    def _ended(self) -> list[Status]:
+        return [status for row, status in enumerate(self.status) if row not in self.rows]
+
+    def _marked(self) -> dict[str, Any]:
+        """Where the rows are: references, and copies of what is short."""
+        return {
+            "rows": list(self.rows),
+            "k": self.k,
+            "theta": self.theta,
+            "motion": self.motion,
+            "squared": self.squared,
+            "warm": self.warm,
+            "jumped": [[row, k] for row, k in self.jumped.items()],
+            "status": [str(status) for status in self.status],
+            "message": list(self.message),
+            "recorded": list(self.recorder.next),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to where the rows were."""
+        self.rows, self.k = list(state["rows"]), state["k"]
+        self.theta, self.motion = state["theta"], state["motion"]
+        self.squared, self.warm = state["squared"], state["warm"]
+        self.jumped = dict(state["jumped"])
+        self.status = [Status(name) for name in state["status"]]
+        self.message = list(state["message"])
+        self.seconds = state["seconds"]
+        self.recorder.restore(state["recorded"], state["records"], self.k)
+        self.together = dict(state["together"])
+        self.etas = self._sizes(self.k if not self.steady else 0)
+
+    def result(self) -> Descent:
+        """The descents as they are, with the state that they can go on from."""
+        recorder = self.recorder
+        seconds = self.seconds + time.perf_counter() - self.began
+        state = {
+            **self.mark,
+            "records": recorder.tables(),
+            "seconds": seconds,
+            "together": self.together,
+        }
+        return Descent(
+            np.array([clock.step_size for clock in recorder.clocks]),
+            recorder.update,
+            recorder.theta,
+            recorder.squared,
+            self.status,
+            self.message,
+            seconds,
+            recorder.time,
+            state if self.mark else None,
+        )
+
+    def so_far(self) -> Descent:
+        """The descents up to now; those that run say so."""
+        found = self.result()
+        running = set(self.rows)
+        states = [Status.RUNNING if i in running else s for i, s in enumerate(self.status)]
+        told = [
+            f"{Status.RUNNING.sentence} It has come to update {self.k}." if i in running else text
+            for i, text in enumerate(self.message)
+        ]
+        return replace(found, status=states, message=told)
 
     def stop_all(self, status: Status) -> None:
         """End every running row."""

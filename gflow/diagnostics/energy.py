@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +19,14 @@ from gflow.integrators.base import Step
 from gflow.integrators.batch import by_owner
 from gflow.integrators.native import BatchStep
 from gflow.integrators.trajectory import evaluate_steps
-from gflow.problem import Problem
+from gflow.problem import CHUNK, Problem
 
 NODES = 7
 """Lobatto points of a panel, whose ends are where giant steps hide what decays fast."""
 SHARE = 1.0
 """Most evaluations of the audit per field evaluation of the flow."""
 BATCH = 64
-"""Panels evaluated together."""
+"""Panels evaluated together; fewer where a batch is no cheaper than its panels."""
 HELD = 2**20
 """Numbers of steps' thetas that wait at most."""
 GOAL = 1e-7
@@ -86,6 +87,7 @@ class EnergyAudit:
 
     def __init__(self, problem: Problem, flow: Flow | str = "gradient") -> None:
         self._problem, self._flow = problem, parse_flow(flow).on(problem)
+        self._batch = min(BATCH, max(1, CHUNK // (NODES * problem.width)))
         self._panel: list[Step] = []
         self._pending: list[Panel] = []
         self._edges: list[np.ndarray] = []
@@ -119,8 +121,27 @@ class EnergyAudit:
         self._pending.append((self._panel, self._panel[0].t0, self._panel[-1].t1))
         held = sum(len(steps) for steps, _, _ in self._pending) * self._panel[0].theta0.numel()
         self._panel = []
-        if len(self._pending) >= BATCH or held >= HELD:
+        if len(self._pending) >= self._batch or held >= HELD:
             self._flush()
+
+    def clean(self) -> bool:
+        """Whether no step waits to be evaluated."""
+        return not self._panel and not self._pending
+
+    def state(self) -> dict[str, Any]:
+        """What has been evaluated, and what decides the panels to come."""
+        return {
+            "edges": list(self._edges),
+            "values": list(self._values),
+            "total": self._total,
+            "seen": self._seen,
+            "size": self._size,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to a state."""
+        self._edges, self._values = list(state["edges"]), list(state["values"])
+        self._total, self._seen, self._size = state["total"], state["seen"], state["size"]
 
     def _flush(self) -> None:
         """Evaluate the pending panels, and the halves of those that are not resolved."""

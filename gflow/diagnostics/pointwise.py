@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 import torch
 from torch import Tensor
 
-from gflow.diagnostics.rows import row_equilibria
+from gflow.diagnostics.rows import Before, row_equilibria
 from gflow.diagnostics.spectrum import spectra_at_saves
 from gflow.models.base import Equilibrium
 from gflow.problem import EXACT, Problem
@@ -106,17 +106,9 @@ def evaluate_pointwise(
     owners = torch.arange(len(runs), device=theta.device)
     flat = theta.reshape(-1, theta.shape[-1])
     rows = owners.repeat_interleave(len(flat) // len(runs))
-    given = {*ALWAYS, *problem.model.diagnostics}.intersection(names)
-    if problem.loss_function.classifies and "accuracy" in names:
-        given.add("accuracy")
-    chosen = {name: function for name, function in POINTWISE.items() if name in given}
-    parts: dict[str, list[Tensor]] = {name: [] for name in chosen}
-    for part, equilibrium in row_equilibria(problem, flat, rows, jumps=step_sizes is not None):
-        for name, function in chosen.items():
-            value = function(part, equilibrium)
-            parts[name].append(torch.where(equilibrium.valid, value, torch.nan))
-    shape = theta.shape[:-1]
-    found = {name: torch.cat(values).reshape(shape) for name, values in parts.items()}
+    shape, before = theta.shape[:-1], Before(jumps=step_sizes is not None)
+    flat_values = evaluate_rows(problem, flat, rows, names, before)
+    found = {name: values.reshape(shape) for name, values in flat_values.items()}
     if "sharpness" in names or eigenvalues:
         saves = runs.flatten(1, -2)
         spectra = spectra_at_saves(problem, saves, eigenvalues, every_sharpness, step_sizes)
@@ -124,3 +116,19 @@ def evaluate_pointwise(
             del spectra["sharpness"]
         found |= {name: v.reshape(shape + v.shape[2:]) for name, v in spectra.items()}
     return found
+
+
+def evaluate_rows(
+    problem: Problem, theta: Tensor, rows: Tensor, names: Collection[str], before: Before
+) -> dict[str, Tensor]:
+    """The diagnostics of :data:`POINTWISE` at thetas (K, P) of the problem's rows (K,)."""
+    given = {*ALWAYS, *problem.model.diagnostics}.intersection(names)
+    if problem.loss_function.classifies and "accuracy" in names:
+        given.add("accuracy")
+    chosen = {name: function for name, function in POINTWISE.items() if name in given}
+    parts: dict[str, list[Tensor]] = {name: [theta.new_empty(0)] for name in chosen}
+    for part, equilibrium in row_equilibria(problem, theta, rows, before=before):
+        for name, function in chosen.items():
+            value = function(part, equilibrium)
+            parts[name].append(torch.where(equilibrium.valid, value, torch.nan))
+    return {name: torch.cat(values) for name, values in parts.items()}

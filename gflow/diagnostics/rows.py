@@ -39,14 +39,19 @@ def row_parts(
 
 
 def row_equilibria(
-    problem: Problem, theta: Tensor, rows: Tensor, cost: int = 1, jumps: bool = False
+    problem: Problem,
+    theta: Tensor,
+    rows: Tensor,
+    cost: int = 1,
+    jumps: bool = False,
+    before: Before | None = None,
 ) -> Iterator[tuple[Problem, Equilibrium]]:
     """The same with the equilibria solved; NaN where lost.
 
     Thetas are taken as points of runs, in their order: where one may have several equilibria, it is
     followed from the run's point before. The runs of gradient descent may jump between branches.
     """
-    before = _Before(jumps)
+    before = before or Before(jumps)
     seen = 0
     for part, points in row_parts(problem, theta, rows, cost):
         owners = rows[seen : seen + len(points)]
@@ -63,8 +68,14 @@ def row_equilibria(
             yield one, solved
 
 
-class _Before:
-    """The last equilibrium of a run that was reached, from which the next ones are."""
+class Before:
+    """The last equilibrium of a run that was reached, from which the next ones are.
+
+    Parameters
+    ----------
+    jumps : bool
+        Whether the run may jump between branches, as descents may.
+    """
 
     def __init__(self, jumps: bool) -> None:
         self._jumps, self._owner = jumps, -1
@@ -76,7 +87,7 @@ class _Before:
             return problem.model.equilibrium(theta, problem.x)
         if self._jumps:
             return problem.model.equilibrium(theta, problem.x, self._last[1])
-        return _followed(problem, *self._last, theta)
+        return followed(problem, *self._last, theta)
 
     def keep(self, owner: int, solved: Equilibrium) -> None:
         """Remember a run's last point, unless it has no equilibrium."""
@@ -84,7 +95,7 @@ class _Before:
             self._owner, self._last = owner, (solved.theta[-1:], solved.preactivation[-1:])
 
 
-def _followed(problem: Problem, start: Tensor, warm: Tensor, theta: Tensor) -> Equilibrium:
+def followed(problem: Problem, start: Tensor, warm: Tensor, theta: Tensor) -> Equilibrium:
     """The equilibrium at theta (1, P) that continues one at `start`, in steps if one misses it."""
     solved, found = _continued(problem, theta, warm)
     if found or not bool(torch.isfinite(theta).all()):

@@ -44,6 +44,41 @@ def _product(
     return lambda vector: problem.jvp_at(equilibrium, vector[None], backward)[0]
 
 
+def forms_hessians(problem: Problem) -> bool:
+    """Whether the Hessian is formed for its eigenvalues."""
+    return problem.n_parameters <= SHARPNESS_LIMIT and not problem.model.one_by_one
+
+
+def sharpness_at(
+    problem: Problem, equilibrium: Equilibrium, vectors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The Hessian's largest eigenvalue at solved equilibria; NaN where it was not found.
+
+    Parameters
+    ----------
+    problem : Problem
+    equilibrium : Equilibrium
+        Of thetas (K, P); of a single one where the Hessian is not formed.
+    vectors : Tensor, shape (K, P)
+        Eigenvectors of a theta nearby, from which a search by products begins; NaN if there are
+        none.
+
+    Returns
+    -------
+    values : Tensor, shape (K,)
+    vectors : Tensor, shape (K, P)
+        The eigenvectors, NaN where the Hessian was formed.
+    """
+    if forms_hessians(problem):
+        hessian = problem.jacobian_at(equilibrium, EXACT)
+        return _decomposed(hessian, checked=False)[0][:, 0], vectors
+    known = vectors[torch.isfinite(vectors).all(-1)]
+    pairs = top_eigenpairs(_product(problem, equilibrium, EXACT), known, 1)
+    found = torch.isfinite(pairs.values).all()
+    value = torch.where(pairs.converged, pairs.values, torch.nan)
+    return value, torch.where(found, pairs.vectors, vectors)
+
+
 def spectra_at_saves(
     problem: Problem,
     runs: Tensor,
@@ -79,7 +114,7 @@ def spectra_at_saves(
         ``eigenvalue_products`` (R, T), 0 where the Hessian was formed.
     """
     size = runs.shape[-1]
-    dense = size <= SHARPNESS_LIMIT and not problem.model.one_by_one
+    dense = forms_hessians(problem)
     affordable = SHARPNESS_WORK // size**2 if dense else SHARPNESS_PRODUCTS // _expected(k)
     share = max(SHARPNESS_LEAST, affordable // len(runs))
     saved = ~torch.isnan(runs).any(-1)

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from gflow.equilibrium.adjoint import Backward, parse_backward
 from gflow.equilibrium.implicit import EXACT, FixedMap, Map, attach, jacobian
+from gflow.equilibrium.iteration import ANDERSON_FROM, FixedPoint, solve_fixed_point
 from gflow.equilibrium.iteration import METHODS as SOLVERS
-from gflow.equilibrium.iteration import FixedPoint, solve_fixed_point
 from gflow.equilibrium.linear import METHODS as ADJOINTS
 from gflow.equilibrium.linear import LinearSolution
 from gflow.errors import EquilibriumError, ProblemError
 from gflow.wording import did_you_mean
 
+WARM_ITERATIONS = 64
+"""What takes Newton longer from a warm start is a branch that has ended, in the main."""
 NAMED = 4
 """Samples that a sentence names."""
 
@@ -34,12 +36,15 @@ class Solve:
     iterations : Tensor of int, shape (n,)
     adjoint_residual : Tensor or None, shape (n,)
         Relative residual of the last linear solve of a backward pass.
+    adjoint_failed : bool
+        Whether one of them did not converge.
     """
 
     residual: Tensor
     converged: Tensor
     iterations: Tensor
     adjoint_residual: Tensor | None = None
+    adjoint_failed: bool = False
 
 
 @dataclass
@@ -176,7 +181,7 @@ class DEQLayer(nn.Module):
         zero = constants[0].new_zeros(len(x), math.prod(shape))
         start = zero if current is None else current.start(zero)
         try:
-            found = self._solve(function, start, constants[0])
+            found = self._solve(function, start, constants[0], start is not zero)
         except RuntimeError as error:
             told = str(error).splitlines()[0].rstrip(".")
             raise ProblemError(
@@ -203,7 +208,10 @@ class DEQLayer(nn.Module):
         )
         return point.reshape(len(x), *shape)
 
-    def _solve(self, function: Map, start: Tensor, x: Tensor) -> FixedPoint:
+    def _solve(self, function: Map, start: Tensor, x: Tensor, warm: bool) -> FixedPoint:
+        newton = warm and self.solver == "auto" and start.shape[1] < ANDERSON_FROM
+        limit = min(self.max_iterations, WARM_ITERATIONS) if newton else self.max_iterations
+
         def value(z: Tensor, rows: Tensor) -> Tensor:
             return function.now(z, x[rows])
 
@@ -217,7 +225,7 @@ class DEQLayer(nn.Module):
             start,
             method=self.solver,
             tolerance=self.tolerance,
-            max_iterations=self.max_iterations,
+            max_iterations=limit,
             jacobian=slope,
         )
 
@@ -238,6 +246,7 @@ class DEQLayer(nn.Module):
 def _judge(found: LinearSolution, report: Solve, current: Pass | None) -> Tensor:
     """The solution; one that did not converge is NaN within a pass, refused otherwise."""
     report.adjoint_residual, bad = found.residual, ~found.converged
+    report.adjoint_failed |= bool(bad.any())
     if current is None and bool(bad.any()):
         raise EquilibriumError(
             f"The backward pass of a DEQLayer did not solve its linear system for "

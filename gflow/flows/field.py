@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -38,6 +39,10 @@ def _where_reached(point: Point, rate: Tensor) -> Tensor:
     """The rates, NaN where the fixed point jumped; where it does not exist they are NaN already."""
     jumped = point.equilibrium.valid & ~point.reached
     return rate.masked_fill(jumped[..., None], torch.nan) if bool(jumped.any()) else rate
+
+
+def _is_finite(rate: Tensor) -> bool:
+    return math.isfinite(float(rate.sum())) or bool(torch.isfinite(rate).all())
 
 
 class _Motion:
@@ -85,10 +90,21 @@ class _Motion:
         rate = self.flow.rate(point, t, state)
         if self.flow.fallible and state.ndim == 1 and (reason := self.flow.fault(point)):
             raise Breakdown(Status.NONFINITE, f"{reason}, at t = {t:.6g}")
+        self._check_adjoint(point, t, rate)
         if point.solved:
             self.memory.value = point.equilibrium.preactivation
             rate = _where_reached(point, rate)
         return rate
+
+    def _check_adjoint(self, point: Point, t: Any, found: Tensor) -> None:
+        """Tell what has no value since an adjoint equation was not solved."""
+        problem, model = self.problem, self.problem.model
+        if point.theta.ndim > 1 or not model.one_by_one or _is_finite(found):
+            return
+        slope = problem.loss_function.slope(point.equilibrium.output, problem.y)
+        reason = model.explain_loss_of_adjoint(point.equilibrium)
+        if reason and _is_finite(slope):
+            raise Breakdown(model.lost, f"{reason}, at t = {t:.6g}")
 
     def many(self, t: Any, state: Tensor) -> Tensor:
         theta = self._theta(state)
@@ -97,10 +113,16 @@ class _Motion:
         return _where_reached(point, self.flow.rate(point, t, state))
 
     def jacobian(self, t: Any, state: Tensor) -> Tensor:
-        return self.flow.jacobian(self._point(state), t, state)
+        point = self._point(state)
+        found = self.flow.jacobian(point, t, state)
+        self._check_adjoint(point, t, found)
+        return found
 
     def jvp(self, t: Any, state: Tensor, vector: Tensor) -> Tensor:
-        return self.flow.jvp(self._point(state), t, state, vector)
+        point = self._point(state)
+        found = self.flow.jvp(point, t, state, vector)
+        self._check_adjoint(point, t, found)
+        return found
 
     def _theta(self, state: Tensor) -> Tensor:
         return state[..., : self.problem.n_parameters] if self.flow.second_order else state

@@ -178,8 +178,13 @@ def _native(name: str) -> NativeMethod:
     return method
 
 
+def smallest_rtol(dtype: torch.dtype) -> float:
+    """The smallest relative tolerance that theta of this type can hold."""
+    return 1e-13 if dtype == torch.float64 else 1e-5
+
+
 def _check_rtol(theta0: Tensor, rtol: float) -> None:
-    floor = 1e-13 if theta0.dtype == torch.float64 else 1e-5
+    floor = smallest_rtol(theta0.dtype)
     if not floor <= rtol < 1:
         raise MethodError(
             f"rtol is {rtol:g}; in {str(theta0.dtype).removeprefix('torch.')} it must be at least "

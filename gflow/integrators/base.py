@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gflow.status import Status
@@ -149,9 +150,14 @@ class Settings:
     first_step: float | None = None
     landings: tuple[float, ...] = ()
 
-    def tightened(self, factor: float) -> Settings:
-        """The same with both tolerances multiplied by a method's factor."""
-        return replace(self, rtol=self.rtol * factor, atol=self.atol * factor)
+    def tightened(self, factor: float, dtype: torch.dtype = torch.float64) -> Settings:
+        """The same with both tolerances multiplied by a method's factor.
+
+        Values in units of the smallest atol, 5e-116 in float64 and 6e-15 in float32, have squares.
+        """
+        smallest = torch.finfo(dtype).tiny ** 0.375
+        atol = max(self.atol * factor, smallest)
+        return replace(self, rtol=self.rtol * factor, atol=atol)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from gflow.integrators.driver import BLOW_UP, FOREVER, Observer, Target, integra
 from gflow.integrators.meter import Meter
 from gflow.integrators.native import BatchStep, NativeMethod, State
 from gflow.integrators.rest import Rest
+from gflow.integrators.rounding import due, explain, is_rounding
 from gflow.integrators.trajectory import LOG_COLUMNS, SNAP, StepLog, Trajectory
 from gflow.status import Status
 
@@ -51,7 +52,7 @@ class BatchObserver(Protocol):
 class Ended:
     """Where a trajectory left its batch, why, and the step that it would have tried next.
 
-    `warm` is the field's warm start there.
+    `warm` is the field's warm start there, `reason` what there is to say of the status.
     """
 
     status: Status
@@ -59,6 +60,7 @@ class Ended:
     theta: Tensor
     dt: float
     warm: Tensor | None = None
+    reason: str = ""
 
 
 Switch = Callable[[Field, State, int], np.ndarray]
@@ -165,11 +167,13 @@ class Batch:
         self.located: dict[int, Trajectory] = {}
         self.moved: dict[int, Ended] = {}
         self.origin = origin
+        self.halfway = origin.t.copy()
 
     def run(self) -> None:
         """Step until the batch is empty or a budget is used up."""
         origin, plan = self.origin, self.plan
-        self.settings = plan.settings.tightened(plan.method.info.tightening)
+        factor = plan.method.info.tightening
+        self.settings = plan.settings.tightened(factor, origin.theta.dtype)
         status = Status.STEP_LIMIT
         self.state: State | None = None
         try:
@@ -273,6 +277,14 @@ class Batch:
             resting = self.rest(state.t, state.theta) & running & ~gone
             self._leave(resting, state, self.ended, Status.STALLED)
             gone |= resting
+        rounding = self._rounding(state) & running & ~gone & ~finished
+        if rounding.any():
+            self._leave(rounding, state, self.ended, Status.ROUNDING)
+            reasons = explain(self.meter.raw, self.plan.method, state)
+            for index in self.ids[rounding].tolist():
+                row = int(np.searchsorted(self.ids, index))
+                self.ended[index] = replace(self.ended[index], reason=reasons[row])
+            gone |= rounding
         if self.plan.switch is not None:
             moving = self.plan.switch(self.field, state, self.attempts) & ~finished & ~gone
             self._leave(moving, state, self.moved)
@@ -281,6 +293,18 @@ class Batch:
         if gone.any() or keep.sum() < COMPACT * len(keep):
             self._leave(finished & ~gone, state, self.ended)
             self._select(state, np.flatnonzero(keep))
+
+    def _rounding(self, state: State) -> np.ndarray:
+        """Rows whose steps rounding keeps short, if it is time to look."""
+        attempts = self.attempts
+        if attempts & (attempts - 1):
+            return np.zeros(len(state.t), dtype=bool)
+        places = np.searchsorted(self.origin.ids, self.ids)
+        before = self.halfway[places]
+        self.halfway[places] = state.t
+        if not due(attempts - 1, attempts):
+            return np.zeros(len(state.t), dtype=bool)
+        return is_rounding(self.meter.raw, self.plan.method, state, attempts, before)
 
     def _leave(
         self,

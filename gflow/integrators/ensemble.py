@@ -107,7 +107,8 @@ class _Finals:
         last = self.batches[-1] if index in self.batches[0].moved else self.batches[0]
         method = " then ".join(names) or last.plan.method.info.name
         if index not in last.alone:
-            return self._assembled(index, last.ended[index], "", log, method)
+            end = last.ended[index]
+            return self._assembled(index, end, end.reason, log, method)
         if self.interrupted and index not in last.located:
             end = replace(last.alone[index], status=Status.INTERRUPTED)
             return self._assembled(index, end, "", log, method)

@@ -121,6 +121,7 @@ class ExplicitPair(NativeMethod):
 
         return Trial(point, error, dense, stages[-1])
 
+    @np.errstate(over="ignore", invalid="ignore")  # what is not finite is told by the driver
     def _attempt_alone(
         self, system: System, t: np.ndarray, dt: float, theta: Tensor, state: State
     ) -> Trial:

@@ -32,6 +32,11 @@ class Meter:
             many=None if field.many is None else self._many,
         )
 
+    @property
+    def raw(self) -> Field:
+        """The field itself, of which nothing is counted."""
+        return self._field
+
     def on(self, field: Field) -> Meter:
         """A meter of another field that goes on counting."""
         other = Meter(field, self._deadline)

@@ -253,6 +253,8 @@ class NativeMethod(Method):
             accepted = bool(step.accepted[0])
             attempts.append(Attempt(t0, t1 - t0, ratio, accepted))
             solves += step.linear_solves
+            if accepted and not t1 > t0:
+                raise Breakdown(Status.STEP_UNDERFLOW, "the step does not advance t")
             if accepted:
                 return state, lone_step(step, 0, tuple(attempts), solves)
             if t0 + float(state.dt[0]) <= t0 + 4 * np.spacing(t0):
@@ -329,7 +331,8 @@ def _first_step(
     small = np.where((size < 1e-5) | (speed < 1e-5), tiny, 0.01 * size / np.maximum(speed, 1e-300))
     small = np.minimum(small, settings.t_end - t)
     moved = system.value(t + small, theta + column(small, theta) * value)
-    bend = scaled_norm(moved - value, scale) / small
+    with np.errstate(all="ignore"):
+        bend = scaled_norm(moved - value, scale) / small
     bend = np.where(np.isfinite(bend), bend, 0.0)
     fastest = np.maximum(speed, bend)
     order = controller.error_order

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -36,6 +39,14 @@ class Rest:
         """Go on with some rows alone."""
         index = torch.as_tensor(rows, device=self._theta.device)
         self._t, self._theta, self._quiet = self._t[rows], self._theta[index], self._quiet[rows]
+
+    def state(self) -> dict[str, Any]:
+        """All it knows, as plain data."""
+        return {"t": self._t, "theta": self._theta, "quiet": self._quiet}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to a state."""
+        self._t, self._theta, self._quiet = state["t"], state["theta"], state["quiet"]
 
     def __call__(self, t: np.ndarray, theta: Tensor) -> np.ndarray:
         """Which are at rest (B,), given where all are now."""

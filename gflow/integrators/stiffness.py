@@ -81,7 +81,18 @@ class StiffnessWatch:
 
 
 @dataclass(frozen=True)
-class _SwitchingState:
+class SwitchingState:
+    """The method in charge with its state, after so many attempts.
+
+    Attributes
+    ----------
+    method : NativeMethod
+    inner : State
+    attempts : int
+    switched : bool
+        Whether the other method has taken over.
+    """
+
     method: NativeMethod
     inner: State
     attempts: int
@@ -102,11 +113,11 @@ class Switching(Method):
         self.first, self.other, self.watch = first, other, watch
         self.info = first.info
 
-    def init(self, field: Field, t: float, theta: Tensor, settings: Settings) -> _SwitchingState:
+    def init(self, field: Field, t: float, theta: Tensor, settings: Settings) -> SwitchingState:
         """Begin with the first method."""
-        return _SwitchingState(self.first, self.first.init(field, t, theta, settings), 0, False)
+        return SwitchingState(self.first, self.first.init(field, t, theta, settings), 0, False)
 
-    def step(self, field: Field, state: Any) -> tuple[_SwitchingState, Step]:
+    def step(self, field: Field, state: Any) -> tuple[SwitchingState, Step]:
         """A step of the method in charge, after which the other may take over."""
         inner, step = state.method.step(field, state.inner)
         attempts = state.attempts + len(step.attempts)
@@ -116,7 +127,7 @@ class Switching(Method):
         if not state.switched and any(self.watch(lone, inner, k)[0] for k in looks):
             settings = replace(inner.settings, first_step=float(inner.dt[0]))
             begun = self.other.init(field, float(inner.t[0]), inner.theta[0], settings)
-            state = _SwitchingState(self.other, begun, attempts, True)
+            state = SwitchingState(self.other, begun, attempts, True)
         return state, step
 
     def label(self, state: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from gflow.integrators.base import Attempt, Step
 from gflow.status import Status
+
+if TYPE_CHECKING:
+    from gflow.integrators.snapshot import Snapshot
 
 SNAP = 1e-12
 """Fraction of a step within which a time counts as the step's end."""
@@ -129,6 +132,10 @@ class Trajectory:
     method : str
     path : Path or None
         Dense output, if asked for.
+    snapshot : Snapshot or None
+        Where the run can go on, if it was kept on disk as it went.
+    diagnosis : str
+        A word of :mod:`gflow.diagnosis` on why it did not end well.
     """
 
     t: Tensor
@@ -144,6 +151,8 @@ class Trajectory:
     wall_seconds: float
     method: str
     path: Path | None = None
+    snapshot: Snapshot | None = None
+    diagnosis: str = ""
 
     @property
     def handover(self) -> str:
@@ -210,10 +219,25 @@ class Saver:
         self._append(due, theta)
 
     def finish(self, t: float, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the last point, if it is not a save already, and join everything."""
-        if t > float(self.t[-1][-1]):
-            self._append(self._times.new_tensor([t]), theta[None])
-        return torch.cat(self.t), torch.cat(self.theta)
+        """Everything so far, with the last point if it is not a save already."""
+        saved, states = self.joined(self.pieces)
+        if not t > float(saved[-1]):
+            return saved, states
+        return torch.cat([saved, saved.new_tensor([t])]), torch.cat([states, theta[None]])
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces there are so far."""
+        return len(self.t)
+
+    def joined(self, pieces: int) -> tuple[Tensor, Tensor]:
+        """The first pieces as one."""
+        return torch.cat(self.t[:pieces]), torch.cat(self.theta[:pieces])
+
+    def restore(self, saved_t: Tensor, saved_theta: Tensor, t: float) -> None:
+        """Go on at t with what has been saved up to there."""
+        self.t, self.theta = [saved_t], [saved_theta]
+        self._saved = bisect_right(self._host, t)
 
     def _append(self, t: Tensor, theta: Tensor) -> None:
         self.t.append(t)

@@ -182,6 +182,10 @@ class Model(ABC):
         """Smallest |1 - J| over the inputs, shape (...); 0 where the gradient is singular."""
         raise NotImplementedError
 
+    def sample_conditioning(self, equilibrium: Equilibrium) -> Tensor | None:
+        """The same of each input, (..., n), or (..., 1) if one for all; None where unknown."""
+        return None
+
     @abstractmethod
     def pullback(
         self, equilibrium: Equilibrium, x: Tensor, cotangent: Tensor, backward: Backward
@@ -224,6 +228,10 @@ class Model(ABC):
     def singular_distance(self, theta: Tensor) -> Tensor:
         """Distance (...) to the nearest theta at which the equilibrium may be lost."""
         raise NotImplementedError
+
+    def explain_loss_of_adjoint(self, equilibrium: Equilibrium) -> str:
+        """Why the gradient at one theta (P,) has no value though the equilibrium has; or empty."""
+        return ""
 
     @abstractmethod
     def explain_loss_of_equilibrium(self, theta: Tensor) -> str:

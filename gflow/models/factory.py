@@ -14,7 +14,26 @@ from gflow.errors import ConfigError, GflowError
 from gflow.wording import did_you_mean, similar_files
 
 
-def load_factory(text: str, folder: Path, inputs: int, outputs: int) -> nn.Module:
+def split_factory(text: str) -> tuple[str, str]:
+    """File and function of a factory's name.
+
+    Raises
+    ------
+    ConfigError
+        If it is none.
+    """
+    file, _, name = text.rpartition(":")
+    if not file.endswith(".py") or not name.isidentifier():
+        raise ConfigError(
+            f'model.factory is "{text}"; it must name a file and a function in it, such as '
+            '"my_file.py:make".'
+        )
+    return file, name
+
+
+def load_factory(
+    text: str, folder: Path, inputs: int, outputs: int, sha256: str | None = None
+) -> nn.Module:
     """The module that a function of the user's file makes.
 
     The function is called with those of ``inputs`` and ``outputs`` that it takes by name.
@@ -27,22 +46,20 @@ def load_factory(text: str, folder: Path, inputs: int, outputs: int) -> nn.Modul
         Of the configuration.
     inputs, outputs : int
         Numbers of one sample's input, and the number of outputs that the targets ask for.
+    sha256 : str, optional
+        Digest of the file and those that it imports, none of which is run if it is another.
 
     Raises
     ------
     ConfigError
         If there is no such file or function, it fails, or returns no :class:`torch.nn.Module`.
     """
-    file, _, name = text.rpartition(":")
-    if not file.endswith(".py") or not name.isidentifier():
-        raise ConfigError(
-            f'model.factory is "{text}"; it must name a file and a function in it, such as '
-            '"my_file.py:make".'
-        )
+    file, name = split_factory(text)
     path = folder / file
     if not path.is_file():
         raise ConfigError(f"model.factory: {path} does not exist.{similar_files(path, ('.py',))}")
     try:
+        _check_digest(path, sha256)
         module = _made(path, name, {"inputs": inputs, "outputs": outputs})
     except GflowError:
         raise
@@ -54,6 +71,14 @@ def load_factory(text: str, folder: Path, inputs: int, outputs: int) -> nn.Modul
             "torch.nn.Module."
         )
     return module
+
+
+def _check_digest(path: Path, sha256: str | None) -> None:
+    if sha256 not in (None, user_code.digest(path)):
+        raise ConfigError(
+            f"{path} or a file that it imports is not what model.factory_sha256 tells of: it has "
+            "changed, and was not run. Restore it, or leave model.factory_sha256 out."
+        )
 
 
 def _made(path: Path, name: str, known: dict[str, int]) -> Any:

@@ -240,6 +240,23 @@ class ModuleModel(Model):
             return self._failure[1]
         return "an output of the module is not finite, or a DEQLayer did not converge"
 
+    def explain_loss_of_adjoint(self, equilibrium: Equilibrium) -> str:
+        """Which DEQ layer did not solve its adjoint equation."""
+        assert isinstance(equilibrium, Passed)
+        for piece in equilibrium.kept:
+            for layer, solve in piece.inner.solves:
+                if solve.adjoint_failed and solve.adjoint_residual is not None:
+                    return (
+                        f"the DEQLayer {self._name(layer, piece)} missed its adjoint: relative "
+                        f"residuals reach {float(solve.adjoint_residual.max()):.2g}, since I - J "
+                        "is close to singular"
+                    )
+        return ""
+
+    def _name(self, layer: DEQLayer, piece: Piece) -> str:
+        module = self._function.at(piece.leaf[0].detach())
+        return {id(part): name for name, part in module.named_modules()}[id(layer)] or "the module"
+
     def _products(
         self,
         equilibrium: Equilibrium,
@@ -301,9 +318,8 @@ class ModuleModel(Model):
         finite = torch.isfinite(piece.output.detach()).all(-1)[0]
         if bad:
             layer, solve = bad[0]
-            names = {id(part): name for name, part in self._function.at(theta).named_modules()}
-            name = names[id(layer)] or "the module"
-            reason = f"the DEQLayer {name} missed its fixed point: {tell_failures(solve, offset)}"
+            told = tell_failures(solve, offset)
+            reason = f"the DEQLayer {self._name(layer, piece)} missed its fixed point: {told}"
         elif not bool(finite.all()):
             which = int(torch.nonzero(~finite)[0])
             reason = f"the output of the module {self._function.title} is not finite at sample "

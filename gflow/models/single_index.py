@@ -185,8 +185,12 @@ class SingleIndexDEQ(Model):
 
     def conditioning(self, equilibrium: Equilibrium) -> Tensor:
         """min_i |1 - theta2 sigma'(s_i)|, NaN where the equilibrium is not valid."""
-        smallest = (1.0 - equilibrium.theta[..., -1:] * equilibrium.slope).abs().amin(-1)
+        smallest = self.sample_conditioning(equilibrium).amin(-1)
         return torch.where(equilibrium.valid, smallest, torch.nan)
+
+    def sample_conditioning(self, equilibrium: Equilibrium) -> Tensor:
+        """|1 - theta2 sigma'(s_i)|, (..., n)."""
+        return (1.0 - equilibrium.theta[..., -1:] * equilibrium.slope).abs()
 
     def pullback(
         self, equilibrium: Equilibrium, x: Tensor, cotangent: Tensor, backward: Backward

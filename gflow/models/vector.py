@@ -277,6 +277,11 @@ class VectorDEQ(Model):
 
     def conditioning(self, equilibrium: Equilibrium) -> Tensor:
         """Smallest singular value of I - J over the samples, NaN where it is not valid."""
+        smallest = self.sample_conditioning(equilibrium).amin(-1)
+        return torch.where(equilibrium.valid, smallest, torch.nan)
+
+    def sample_conditioning(self, equilibrium: Equilibrium) -> Tensor:
+        """That of each sample, (..., n)."""
         solved = _vector(equilibrium)
         weights, slope = solved.blocks.W, solved.slope
         count = slope[..., :1, :].numel() * self.width
@@ -284,7 +289,7 @@ class VectorDEQ(Model):
             torch.linalg.svdvals(torch.nan_to_num(system(weights, part)))[..., -1]
             for part in torch.split(slope, max(1, NUMBERS // count), -2)
         ]
-        return torch.where(solved.valid, torch.cat(smallest, -1).amin(-1), torch.nan)
+        return torch.cat(smallest, -1)
 
     def adjoint_residual(self, equilibrium: Equilibrium) -> Tensor:
         """Largest relative residual (...) of the adjoint solved there; NaN if none was."""

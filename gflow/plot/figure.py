@@ -20,6 +20,7 @@ from matplotlib.text import Annotation
 from gflow.errors import StoreError
 from gflow.plot.decor import GREY, RED
 from gflow.plot.panels import PANELS
+from gflow.plot.sweep import as_ensemble
 from gflow.plot.wording import description, verdicts
 from gflow.schema import validate
 from gflow.store.files import check_output, open_tree
@@ -81,6 +82,7 @@ def plot_run(
         tree = open_tree(tree)
     else:
         validate(tree)
+    tree = as_ensemble(tree)
     with matplotlib.rc_context(STYLE):
         figure = Figure(layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06), dpi=DPI)
         FigureCanvasAgg(figure)

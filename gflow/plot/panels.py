@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 SOLID: Style = {"linestyle": "-"}
 DASHED: Style = {"linestyle": "--"}
 DOTTED: Style = {"linestyle": ":"}
+MARKED: Style = {"color": GREY, "linestyle": "-."}
 ACCEPTED: Style = {"color": FLOW_COLOUR, "marker": ".", "linestyle": "None"}
 REJECTED: Style = {"color": RED, "marker": "x", "linestyle": "None"}
 
@@ -59,9 +60,22 @@ def plot_loss(ax: Axes, tree: xr.DataTree) -> None:
     for bound in [quartiles(bounds)[:, [0, 2]]] if many else bounds:
         ax.plot(*bound.T, color=GREY, linewidth=1.2, **DOTTED)
         key["median bound" if many else "bound"] = DOTTED
+    if _mark_events(ax, tree):
+        key["event"] = MARKED
     known = _LOSSES.get(tree["problem"].attrs.get("loss", "mse") if has_samples(tree) else "")
     label = f"loss L ({known})" if known else "loss L"
     finish(ax, every, "Loss", label, key if len(key) > 1 else None)
+
+
+def _mark_events(ax: Axes, tree: xr.DataTree) -> bool:
+    """Thin vertical lines at the events of one flow; whether there are some."""
+    data = stacked(tree, "flow")
+    if data is None or "event_time" not in data or data.sizes["trajectory"] > 1:
+        return False
+    times = data["event_time"].values[0]
+    for time in times[times > 0]:
+        ax.axvline(float(time), **MARKED, linewidth=0.7, zorder=1.5)
+    return bool((times > 0).any())
 
 
 def _last_losses(failed: list[Run]) -> Array:

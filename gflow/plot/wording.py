@@ -25,7 +25,7 @@ def description(tree: xr.DataTree) -> str:
         flow = tree["flow"].to_dataset()
         methods = {str(name) for name in flow["method"].values.ravel()}
         method = methods.pop() if len(methods) == 1 else "several methods"
-        parts.append(f"{method}, rtol {flow.attrs['rtol']:g}")
+        parts.append(f"{method}, rtol {flow.attrs['rtol']:g}" if "rtol" in flow.attrs else method)
     elif not kinds - {"gradient"}:
         parts.append("gradient descent")
     return "  ·  ".join(parts)

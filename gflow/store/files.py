@@ -7,14 +7,19 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING
 
+from gflow import inspection
 from gflow.errors import StoreError
 from gflow.schema import validate
+from gflow.store import lazy
 from gflow.wording import similar_files
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from gflow.store.lazy import Chunks
 
 SUFFIXES = (".nc", ".nc4")
 
@@ -72,50 +77,100 @@ def save(tree: xr.DataTree, path: str | Path, overwrite: bool = False) -> Path:
         If the tree is no gflow dataset.
     """
     target = check_dataset(path, overwrite)
+    replace_file(tree, target)
+    return target
+
+
+def replace_file(tree: xr.DataTree, target: Path) -> None:
+    """Write a validated tree in the place of whatever is there, whole or not at all.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written.
+    SchemaError
+        If the tree is no gflow dataset.
+    """
     validate(tree)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    os.close(handle)
-    part = Path(name)
+    part: Path | None = None
     try:
+        handle, name = tempfile.mkstemp(
+            dir=target.parent, prefix=f".{target.name}.", suffix=".part"
+        )
+        os.close(handle)
+        part = Path(name)
         tree.to_netcdf(part, engine="netcdf4", format="NETCDF4")
         # mkstemp makes files that only their owner reads; a result is an ordinary file.
         umask = os.umask(0)
         os.umask(umask)
         part.chmod(0o666 & ~umask)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
         part.replace(target)
     except (OSError, RuntimeError) as error:
-        raise StoreError(f"{target} could not be written: {error}.") from None
+        reason = getattr(error, "strerror", None) or error
+        raise StoreError(f"{target} could not be written: {reason}.") from None
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
-    return target
+        with contextlib.suppress(OSError):
+            if part is not None:
+                part.unlink()
 
 
-def open_tree(path: str | Path) -> xr.DataTree:
-    """Read a dataset into memory, validated.
-
-    Parameters
-    ----------
-    path : str or Path
+def check_file(source: Path) -> None:
+    """Check that there is an ordinary file to read.
 
     Raises
     ------
     StoreError
-        If there is no such file, or it is no netCDF4 file.
+        If there is none, or it is a folder, a pipe or a device.
+    """
+    try:
+        mode = source.stat().st_mode
+    except FileNotFoundError:
+        hint = similar_files(source, SUFFIXES)
+        raise StoreError(f"{source} does not exist.{hint}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StoreError(f"{source} cannot be read: {reason}.") from None
+    if not S_ISREG(mode):
+        raise StoreError(f"{source} is {'a folder' if S_ISDIR(mode) else 'a device'}, not a file.")
+
+
+def open_tree(path: str | Path, chunks: Chunks = None) -> xr.DataTree:
+    """Read a dataset into memory, validated; or open it, to be read as it is used.
+
+    Nothing in the file is executed and no other file is followed; what it declares is checked
+    before it is loaded, see :mod:`gflow.inspection`.
+
+    Parameters
+    ----------
+    path : str or Path
+    chunks : mapping or "auto", optional
+        Open it lazily, backed by dask arrays of these chunks; ``{}`` for the file's own.
+
+    Raises
+    ------
+    StoreError
+        If there is no such file, or it is no netCDF4 file or Zarr store, or a damaged one.
     SchemaError
         If it does not follow the schema.
     """
+    inspection.begin()
     import xarray as xr
 
     source = Path(path)
-    if not source.is_file():
-        what = "is a folder, not a file" if source.is_dir() else "does not exist"
-        raise StoreError(f"{source} {what}.{similar_files(source, SUFFIXES)}")
+    if source.suffix != lazy.ZARR:
+        check_file(source)
+        wrong = inspection.fault(source, None if chunks is None else [])
+        if wrong:
+            raise StoreError(f"{source} {wrong}")
+    if chunks is not None or source.suffix == lazy.ZARR:
+        return lazy.open_lazy(source, chunks)
     try:
-        with xr.open_datatree(source, engine="netcdf4") as lazy:
-            tree = lazy.load()
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        with xr.open_datatree(source, engine="netcdf4", decode_times=False) as opened:
+            tree = opened.load()
+    except Exception as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
         raise StoreError(f"{source} cannot be read as netCDF4: {reason}") from None
     validate(tree)
     return tree

@@ -40,25 +40,48 @@ class Provenance:
         One line on where the data come from.
     feature_names : sequence of str or None
         Names of the inputs.
+    seeds : str
+        Such as ``data.seed = 0, start.seed = 1``; empty where they are not known.
     """
 
     command: str | None = None
     config: str = ""
     data_source: str = "arrays given in Python"
     feature_names: Sequence[str] | None = None
+    seeds: str = ""
 
 
 def root_attributes(
-    problems: Sequence[Problem], provenance: Provenance, wall_seconds: float
+    problems: Sequence[Problem],
+    provenance: Provenance,
+    wall_seconds: float,
+    kind: str = "",
+    started: datetime | None = None,
 ) -> dict[str, Any]:
-    """The attributes of a dataset's root, as :data:`gflow.schema.ROOT_ATTRIBUTES` lists them."""
+    """The attributes of a dataset's root, as :data:`gflow.schema.ROOT_ATTRIBUTES` lists them.
+
+    Parameters
+    ----------
+    problems : sequence of Problem
+    provenance : Provenance
+    wall_seconds : float
+    kind : str
+        Of run: ``integrate``, ``descend`` or ``compare``.
+    started : datetime, optional
+        In UTC; now unless given.
+    """
     import torch
 
+    now = datetime.now(UTC)
     return {
         "schema_version": SCHEMA_VERSION,
         "gflow_version": gflow.__version__,
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv) if provenance.command is None else provenance.command,
+        "created_at": now.isoformat(timespec="seconds"),
+        "kind": kind,
+        "started_at": (started or now).isoformat(timespec="milliseconds"),
+        "finished_at": now.isoformat(timespec="milliseconds"),
+        "seeds": provenance.seeds,
+        "command": _command() if provenance.command is None else provenance.command,
         "config": provenance.config,
         "wall_seconds": wall_seconds,
         "versions": versions(),
@@ -66,8 +89,14 @@ def root_attributes(
         "dtype": str(problems[0].dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "git_revision": git_revision(),
-        "data_sha256": _data_digest(problems),
+        "data_sha256": data_digest(problems),
     }
+
+
+def _command() -> str:
+    """The running program with its arguments; of its path the name alone, which tells no host."""
+    program, *arguments = sys.argv or [""]
+    return " ".join([Path(program).name, *arguments])
 
 
 @functools.cache
@@ -93,7 +122,7 @@ def git_revision() -> str:
     return revision + "+dirty" if revision and dirty else revision
 
 
-def _data_digest(problems: Sequence[Problem]) -> str:
+def data_digest(problems: Sequence[Problem]) -> str:
     """Digest of all inputs and targets; empty if there are none."""
     with_data = [problem for problem in problems if problem.n_samples]
     arrays = [_array(tensor) for problem in with_data for tensor in (problem.x, problem.y)]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from gflow.config.tables import Table, raise_if
+from gflow.config.table import Table, raise_if
 from gflow.config.values import Text
 from gflow.errors import StudyError
 from gflow.wording import did_you_mean, show

@@ -20,6 +20,7 @@ from torch import Tensor
 import gflow
 from gflow.assemble import descent_group
 from gflow.descent import Descent
+from gflow.diagnostics.series import Measures
 from gflow.recording import make_recording
 from gflow.status import Status
 
@@ -152,7 +153,8 @@ def noisy(coordinates: str, seed: int) -> xr.DataTree:
         progress=None,
         provenance=None,
     )
-    groups = {"descent": descent_group(problem, descents, recording.switches)}
+    measures = Measures(problem, None, recording.switches, jumps=True)
+    groups = {"descent": descent_group(problem, descents, recording.switches, measures, {})}
     tree = recording.tree([problem], groups)
     tree.attrs["samples"] = SAMPLES
     return tree

@@ -24,6 +24,7 @@ TEACHER = {
 FILE = TEACHER | {"data": {"source": "file", "path": "a.csv", "inputs": ["a"], "target": "y"}}
 GIVEN = TEACHER | {"start": {}}
 VECTOR = TEACHER | {"model": {"kind": "vector", "width": 3, "dim": 1}}
+WEAK = TEACHER | {"model": {"activation": "weak-tanh", "epsilon": 1.0, "dim": 1}}
 MODULE = TEACHER | {"model": {"kind": "module", "factory": "a.py:make", "dim": 1}}
 
 # key: what is typed, what the configuration then holds, and the file that it is typed for
@@ -31,11 +32,13 @@ SAMPLES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "model.kind": ("linear", "linear", TEACHER),
     "model.dim": ("1", 1, TEACHER),
     "model.activation": ("weak-tanh:0.5", "weak-tanh:0.5", TEACHER),
+    "model.epsilon": ("0.5", 0.5, WEAK),
     "model.backward": ("neumann:3", "neumann:3", TEACHER),
     "model.loss": ("logistic", "logistic", TEACHER),
     "model.width": ("7", 7, VECTOR),
     "model.train": ("W,U,C", ("W", "U", "C"), VECTOR),
     "model.factory": ("b.py:make", "b.py:make", MODULE),
+    "model.factory_sha256": ("0a" * 32, "0a" * 32, MODULE),
     "model.chunk": ("100", 100, MODULE),
     "data.source": ("teacher", "teacher", TEACHER),
     "data.distribution": ("normal", "normal", TEACHER),
@@ -47,6 +50,7 @@ SAMPLES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "data.noise": (".1", 0.1, TEACHER),
     "data.evaluation_samples": ("3", 3, TEACHER),
     "data.path": ("7", "7", FILE),
+    "data.sha256": ("12" * 32, "12" * 32, FILE),
     "data.inputs": ("bmi, 5", ("bmi", "5"), FILE | {"model": {"dim": 2}}),
     "data.target": ("true", "true", FILE),
     "data.input_scaling": ("standard", "standard", FILE),
@@ -72,6 +76,11 @@ SAMPLES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "flow.stop.steady_state": ("true", True, TEACHER),
     "flow.stop.max_steps": ("17", 17, TEACHER),
     "flow.stop.wall_seconds": ("60", 60.0, TEACHER),
+    "flow.events.loss": ("1e-2,1e-4", (1e-2, 1e-4), TEACHER),
+    "flow.events.gradient_norm": ("1e-3", 1e-3, TEACHER),
+    "flow.events.sharpness": ("true", True, TEACHER),
+    "flow.events.singular_distance": ("[0.1]", (0.1,), TEACHER),
+    "flow.events.conditioning": ("0.05", 0.05, TEACHER),
     "descent.step_sizes": ("0.5", (0.5,), TEACHER),
     "descent.t_end": ("4", 4.0, TEACHER),
     "descent.records": ("11", 11, TEACHER),

@@ -35,7 +35,18 @@ def test_python_m_gflow_tells_its_version() -> None:
 def test_the_help_lists_the_commands_and_examples(gflow) -> None:
     result = gflow("--help")
     assert result.exit_code == 0
-    commands = ["integrate", "descend", "compare", "show", "plot", "methods", "advise", "study"]
+    commands = [
+        "integrate",
+        "descend",
+        "compare",
+        "sweep",
+        "resume",
+        "show",
+        "plot",
+        "methods",
+        "advise",
+        "study",
+    ]
     section = result.stdout.partition("Commands:\n")[2].partition("\n\n")[0]
     assert [line.split()[0] for line in section.splitlines()] == commands
     assert all(line.endswith(".") for line in section.splitlines())
@@ -48,7 +59,8 @@ def test_a_wrong_command_is_told_with_the_one_that_was_meant(gflow) -> None:
     assert result.stdout == ""
     assert result.stderr == (
         f'{USAGE}Error: Command "integrat" is unknown; did you mean "integrate"? Choose from '
-        '"integrate", "descend", "compare", "show", "plot", "methods", "advise", "study".\n'
+        '"integrate", "descend", "compare", "sweep", "resume", "show", "plot", "methods", '
+        '"advise", "study".\n'
     )
 
 
@@ -85,7 +97,7 @@ def failing(gflow, config: str, monkeypatch: pytest.MonkeyPatch):
     ("error", "told"),
     [
         (EquilibriumError("There is none."), "Error: There is none.\n"),
-        (LeaveAtOnce(), "Left at once; nothing was written.\n"),
+        (LeaveAtOnce(), "Left at once; what had been written by then is kept.\n"),
         (
             RuntimeError("boom\n  bang"),
             "Error: internal error: RuntimeError: boom bang; please report it with the traceback "

@@ -13,8 +13,12 @@ from gflow.cli.run import conclusion, is_success
 USAGE = "Usage: gflow integrate [OPTIONS] CONFIG\nTry 'gflow integrate --help' for help.\n\n"
 
 
-def wrote(name: str) -> str:
-    return f"rote {name}; see it with `gflow show {name}` or `gflow plot {name}`.\n"
+MORE = " --max-steps NUMBER"
+
+
+def wrote(name: str, more: str | None = None) -> str:
+    way_on = "" if more is None else f", go on with `gflow resume {name}{more}`"
+    return f"rote {name}; see it with `gflow show {name}` or `gflow plot {name}`{way_on}.\n"
 
 
 @pytest.mark.parametrize(
@@ -30,7 +34,7 @@ def test_a_run_writes_its_dataset(gflow, config: str, kind: str, groups: set[str
     result = gflow(kind, config, "--overwrite", "-o", "out.nc", "--set", "flow.rtol=1e-4")
     assert (result.exit_code, result.stderr) == (0, "")
     tree = package.open("out.nc")
-    assert set(tree.children) == groups
+    assert set(tree.children) == groups | {"checkpoint"}
     typed = f"gflow {kind} tiny.toml --overwrite -o out.nc --set flow.rtol=1e-4"
     assert tree.attrs["command"] == typed
     assert "rtol = 0.0001" in tree.attrs["config"]
@@ -52,14 +56,14 @@ def test_quiet_is_silent_on_success_alone(gflow, config: str) -> None:
     assert (result.exit_code, result.output) == (0, "")
     result = gflow("integrate", config, "-q", "-o", "failed.nc", "--max-steps", 2)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.endswith("The partial run is kept: w" + wrote("failed.nc"))
+    assert result.stderr.endswith("The partial run is kept: w" + wrote("failed.nc", MORE))
 
 
 def test_a_failed_run_keeps_what_there_is(gflow, config: str) -> None:
     result = gflow("integrate", config, "--max-steps", 2, "-o", "a b.nc")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("Flow: The step limit was reached before t_end; ")
-    assert result.stderr.endswith("The partial run is kept: w" + wrote("'a b.nc'"))
+    assert result.stderr.endswith("The partial run is kept: w" + wrote("'a b.nc'", MORE))
     flow = package.open("a b.nc")["flow"]
     assert str(flow.status.values) == "step_limit"
     assert 0 < flow.time.values[-1] < 1
@@ -125,8 +129,8 @@ def test_the_conclusion_names_the_step_sizes_that_failed() -> None:
         (
             ["tiny.toml", "--rtol", "small", "--times", "1"],
             'Error: flow.rtol is "small"; it must be a number between 0 and 1.\n'
-            "       flow.times is 1; it must be an integer of at least 2, or an increasing list of "
-            "numbers, none negative.\n",
+            "       flow.times is 1; it must be an integer from 2 to 10,000,000, or an increasing "
+            "list of numbers, none negative.\n",
         ),
         (
             ["tiny.toml", "--method", "dopr5"],
@@ -164,7 +168,7 @@ def test_an_existing_output_is_refused_before_anything_is_computed(
     monkeypatch.setattr("gflow.configured.run_config", lambda *_, **__: pytest.fail("it ran"))
     result = gflow("integrate", config)
     assert (result.exit_code, result.stdout) == (2, "")
-    told = "Error: tiny.nc exists; choose another name, or pass --overwrite"
+    told = "Error: tiny.nc exists and is no run of gflow's; choose another name, or pass --over"
     assert result.stderr.startswith(told)
     assert Path("tiny.nc").read_text() == "precious"
 

@@ -16,6 +16,7 @@ from gflow.config import (
     load_config,
 )
 from gflow.errors import ConfigError
+from gflow.models.activations import parse_activation
 
 TEACHER = {
     "model": {"dim": 2},
@@ -221,7 +222,31 @@ def test_activations(name):
     assert config_from_dict(changed(TEACHER, model__activation=name)).model.activation == name
 
 
-@pytest.mark.parametrize("name", ["", "Tanh", "weak-tanh", "weak-tanh:0", "weak-tanh:1e999"])
+@pytest.mark.parametrize("epsilon", [0.25, 1e-7, 2])
+def test_epsilon_beside_its_activation(epsilon):
+    raw = changed(TEACHER, model__activation="weak-tanh", model__epsilon=epsilon)
+    model = config_from_dict(raw).model
+    assert model.sigma == f"weak-tanh:{float(epsilon)!r}"
+    assert parse_activation(model.sigma).epsilon == epsilon
+
+
+@pytest.mark.parametrize(
+    ("activation", "epsilon", "sentence"),
+    [
+        ("weak-tanh", None, 'model.activation is "weak-tanh" without an epsilon; give model.epsil'),
+        ("weak-tanh:0.5", 0.25, 'model.activation is "weak-tanh:0.5" and model.epsilon is 0.25;'),
+        ("tanh", 0.25, 'model.epsilon needs model.activation = "weak-tanh"; leave it out.'),
+        ("weak-tanh", 0, "model.epsilon is 0; it must be a positive number."),
+    ],
+)
+def test_epsilon_and_activation_that_do_not_go_together(activation, epsilon, sentence):
+    raw = changed(TEACHER, model__activation=activation)
+    if epsilon is not None:
+        raw["model"]["epsilon"] = epsilon
+    assert sentence in complaint(raw)
+
+
+@pytest.mark.parametrize("name", ["", "Tanh", "weak-tanh:0", "weak-tanh:1e999"])
 def test_wrong_activations(name):
     assert "it must be identity, tanh," in complaint(changed(TEACHER, model__activation=name))
 
@@ -245,6 +270,7 @@ def test_steady_state_is_a_switch_or_a_threshold():
 
 positive = st.floats(1e-300, 1e300)
 many = st.integers(2, 2**63 - 1)
+several = st.integers(2, 10**7)
 several_times = st.lists(st.floats(0, 1), min_size=1, max_size=5, unique=True).map(sorted)
 valid = st.fixed_dictionaries(
     {
@@ -264,7 +290,7 @@ valid = st.fixed_dictionaries(
         ),
         "flow": st.fixed_dictionaries(
             {"t_end": st.just(math.inf) | st.floats(1, 1e300), "stop": st.just({"loss": 1e-9})},
-            optional={"times": many | several_times, "rtol": st.floats(1e-300, 0.99)},
+            optional={"times": several | several_times, "rtol": st.floats(1e-300, 0.99)},
         ),
     },
     optional={
@@ -272,7 +298,9 @@ valid = st.fixed_dictionaries(
             {"step_sizes": st.lists(positive, min_size=1, max_size=3, unique=True)}
             | {"t_end": positive}
         ),
-        "run": st.fixed_dictionaries({}, optional={"threads": many, "store_data": st.booleans()}),
+        "run": st.fixed_dictionaries(
+            {}, optional={"threads": st.integers(1, 1024), "store_data": st.booleans()}
+        ),
     },
 )
 

@@ -162,7 +162,7 @@ def test_any_bytes_give_columns_or_a_data_error_soon(tmp_path_factory, content):
 @example(b"CDF\x01")
 def test_any_bytes_are_no_netcdf(tmp_path_factory, content):
     path = write(tmp_path_factory.getbasetemp(), "any.nc", b"x" + content)
-    assert complaint(path).startswith(" cannot be read as netCDF: ")
+    assert complaint(path).startswith(" cannot be read as netCDF")
 
 
 @pytest.fixture

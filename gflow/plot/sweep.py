@@ -1,0 +1,68 @@
+"""A sweep's flows as those of an ensemble, which the panels draw."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gflow.errors import StoreError
+from gflow.schema import sweep_dimensions
+from gflow.status import Status
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+MOST = 20
+"""Cells that are drawn."""
+
+
+def as_ensemble(tree: xr.DataTree) -> xr.DataTree:
+    """The first flows of a sweep as an ensemble; any other dataset as it is.
+
+    Raises
+    ------
+    StoreError
+        If the cells of the sweep have no flow, or saves of their own.
+    """
+    import xarray as xr
+
+    dims = sweep_dimensions(tree)
+    if not dims:
+        return tree
+    flow = tree.children["flow"].to_dataset(inherit=False) if "flow" in tree.children else None
+    if flow is None or "time" not in flow.dims:
+        lacking = "the saves differ from cell to cell" if flow is not None else "it has no flow"
+        raise StoreError(
+            f"gflow plot draws the flows of a sweep on their common saves, and {lacking}; draw "
+            'from the dataset itself, such as tree["sweep"] and tree["descent"].'
+        )
+    chosen = _chosen(flow["status"])
+    groups = {
+        name: _rows(tree.children[name].to_dataset(inherit=False), dims, chosen)
+        for name in ("problem", "flow", "flow_steps")
+    }
+    # Models of different sizes have only some parameters in common.
+    common = np.isfinite(groups["flow"]["theta"].values[:, 0]).all(0)
+    groups["flow"] = groups["flow"].isel(parameter=common)
+    drawn = xr.DataTree.from_dict(groups)
+    drawn.attrs = tree.attrs
+    return drawn
+
+
+def _chosen(status: xr.DataArray) -> np.ndarray:
+    """Places of the cells that are drawn, of those that were run."""
+    ran = np.flatnonzero(status.values.ravel() != str(Status.NOT_RUN))
+    if not len(ran):
+        raise StoreError("No cell of this sweep was run; gflow show tells why.")
+    return ran[:MOST]
+
+
+def _rows(data: xr.Dataset, dims: tuple[str, ...], chosen: np.ndarray) -> xr.Dataset:
+    """The group with one dimension for the cells."""
+    swept = [dim for dim in dims if dim in data.dims]
+    if not swept:
+        return data
+    flat = data.stack(trajectory=swept, create_index=False).drop_vars(swept)
+    rows = flat.isel(trajectory=chosen).assign_coords(trajectory=np.arange(len(chosen)))
+    return rows.transpose("trajectory", ...)

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import gflow
+from gflow.config import config_from_dict, with_values
+from gflow.configured import run_config
+from gflow.errors import ConfigError, StoreError, UsageError
+from gflow.sweeps import run_sweep, sweep
+
+pytestmark = pytest.mark.usefixtures("inline")
+
+
+def lone(base, kind, **changes):
+    dotted = {name.replace("__", "."): value for name, value in changes.items()}
+    return run_config(config_from_dict(with_values(base, dotted)), kind, Path())
+
+
+def test_flows_run_together_equal_their_lone_runs(base):
+    tree = sweep(base, {"data.seed": range(3), "start.seed": [5, 6]}, "s.nc", kind="integrate")
+    assert set(tree.children) == {"problem", "flow", "flow_steps", "reference", "sweep"}
+    assert tree["flow"].loss.dims == ("data.seed", "start.seed", "time")
+    assert (tree["sweep"].status == "t_end").all()
+    for data in range(3):
+        for start in (5, 6):
+            own = lone(base, "integrate", data__seed=data, start__seed=start, flow__rtol=1e-10)
+            cell = tree["flow"].to_dataset().sel({"data.seed": data, "start.seed": start})
+            assert cell.time.values.tolist() == [0, 0.25, 0.5, 0.75, 1]
+            np.testing.assert_allclose(cell.theta, own["flow"].theta, rtol=3e-4, atol=1e-5)
+            limit = tree["reference"].theta_limit.sel({"data.seed": data, "start.seed": start})
+            np.testing.assert_allclose(limit, own["reference"].theta_limit, rtol=1e-12)
+            assert own.attrs["data_sha256"] == tree["sweep"].data_sha256.values[data, start - 5]
+
+
+def test_a_comparison_is_bitwise_its_lone_run(base):
+    over = {"flow.rtol": [1e-3, 1e-6]}
+    tree = sweep(base, over, "s.nc")
+    for rtol in over["flow.rtol"]:
+        own = lone(base, "compare", flow__rtol=rtol)
+        for group in ("flow", "flow_steps", "descent", "comparison", "reference", "problem"):
+            cell = tree[group].to_dataset().sel({"flow.rtol": rtol}, drop=True)
+            for name, expected in own[group].data_vars.items():
+                if name == "wall_seconds" or (group == "problem" and name in ("inputs", "target")):
+                    continue
+                found = cell[name]
+                if "step" in found.dims:
+                    found = found.isel(step=slice(own["flow_steps"].sizes["step"]))
+                assert found.dims == expected.dims
+                np.testing.assert_array_equal(found.values, expected.values, err_msg=str(name))
+    assert tree["flow"].rtol.values.tolist() == [1e-3, 1e-6]
+    assert "rtol" not in tree["flow"].attrs
+    assert tree["flow"].attrs["atol"] == 1e-9
+    last = tree["flow"].to_dataset().isel(time=-1)
+    assert (tree["flow"].t_final == 1).all()
+    np.testing.assert_array_equal(tree["flow"].theta_final, last.theta)
+    np.testing.assert_array_equal(tree["flow"].loss_final, last.loss)
+
+
+def test_plain_xarray_opens_it_and_selects(base):
+    sweep(base, {"data.seed": [3, 4]}, "s.nc", kind="integrate")
+    with xr.open_datatree("s.nc") as tree:
+        flow = tree["flow"].to_dataset()
+        assert flow.sel({"data.seed": 3}).loss.dims == ("time",)
+        assert tree.attrs["config"].startswith("[model]")
+        assert tree["sweep"].attrs["over"] == "data.seed=3,4"
+        assert tree["sweep"].attrs["dimensions"] == "data.seed"
+    assert gflow.open("s.nc").attrs["wall_seconds"] > 0
+
+
+def test_single_step_sizes_are_a_dimension_and_lists_are_joined(base):
+    tree = sweep(base, {"descent.step_sizes": [0.05, 0.1]}, "s.nc", kind="descend")
+    assert tree["descent"].loss.dims == ("descent.step_sizes", "record")
+    assert tree["reference"].critical_radius.dims == ("descent.step_sizes",)
+    base["descent"]["t_end"] = 1.0
+    joined = sweep(base, {"descent.step_sizes": [[0.05, 0.1], [0.1]]}, "t.nc", kind="descend")
+    descent = joined["descent"].to_dataset()
+    assert descent.step_size.values.tolist() == [0.05, 0.1]
+    assert descent.status.values.tolist() == [["t_end", "t_end"], ["not_run", "t_end"]]
+    missing = descent.sel({"descent.step_sizes": "0.1", "step_size": 0.05})
+    assert missing.loss.isnull().all()
+    assert (missing["update"] == -1).all()
+    for name in ("s.nc", "t.nc"):
+        assert (gflow.open(name)["sweep"].status == "t_end").all()
+
+
+def test_saves_of_their_own_make_time_a_variable(base):
+    tree = sweep(base, {"flow.t_end": [1.0, 2.0], "flow.times": [3, 5]}, "s.nc", kind="integrate")
+    flow = tree["flow"].to_dataset()
+    assert flow.loss.dims == ("flow.t_end", "flow.times", "save")
+    cell = flow.sel({"flow.t_end": 2.0, "flow.times": 3})
+    np.testing.assert_array_equal(cell.time, [0, 1, 2, np.nan, np.nan])
+    assert cell.loss.notnull().sum() == 3
+    assert tree["reference"].loss_bound.dims == flow.loss.dims
+
+
+def test_flows_whose_end_places_their_saves(base):
+    base["flow"] |= {"t_end": np.inf, "stop": {"gradient_norm": 1e-3}}
+    tree = sweep(base, {"start.seed": [1, 2]}, "s.nc", kind="integrate")
+    own = lone(base, "integrate", start__seed=2)
+    cell = tree["flow"].to_dataset().sel({"start.seed": 2})
+    np.testing.assert_array_equal(cell.time, own["flow"].time)
+    assert cell.t_final == own["flow"].time[-1]
+
+
+def test_a_flow_that_ends_early_keeps_its_saves(base):
+    base["flow"] |= {"stop": {"max_steps": 4}}
+    for kind, seeds in (("integrate", [1]), ("integrate", [1, 2, 3]), ("compare", [1, 2])):
+        tree = sweep(base, {"start.seed": seeds}, "s.nc", kind=kind, overwrite=True)
+        flow = tree["flow"].to_dataset().isel({"start.seed": 0})
+        saved = flow.loss.notnull().values
+        assert flow.status == "step_limit"
+        assert tree["sweep"].status.values[0] == "step_limit"
+        assert (flow.time.values <= flow.t_final.item()).tolist() == saved.tolist()
+        assert np.isfinite(flow.theta_final).all()
+        assert np.isfinite(flow.loss_final)
+        assert not saved.all()
+
+
+def test_models_of_different_sizes_are_joined_by_the_names_of_parameters(base):
+    base["model"], base["data"] = {}, {"source": "teacher", "samples": 9, "seed": 0}
+    tree = sweep(base, {"model.dim": [1, 2], "model.activation": "tanh,gelu"}, "s.nc")
+    flow = tree["flow"].to_dataset()
+    assert flow.parameter.values.tolist() == ["theta1[0]", "theta1[1]", "theta2"]
+    lacking = flow.theta_final.isnull().sel(parameter="theta1[1]")
+    assert lacking.values.tolist() == [[True, True], [False, False]]
+    assert tree["problem"].attrs["model"] == "varies"
+    assert "dim=2" in tree["problem"].model.sel({"model.dim": 2}).values[0]
+    assert tree["problem"].attrs["backward"] == "exact"
+    tree = sweep(base, {"model.backward": "exact,jfb", "model.dim": [1]}, "t.nc", kind="integrate")
+    assert tree["problem"].backward.values.ravel().tolist() == ["exact", "jfb"]
+
+
+def test_epsilons_go_together(base):
+    base["model"] = {"activation": "weak-tanh"}
+    tree = sweep(base, {"model.epsilon": [0.5, 0.25]}, "s.nc", kind="integrate")
+    base["model"] = {"activation": "weak-tanh:0.25"}
+    own = lone(base, "integrate", flow__rtol=1e-10)
+    cell = tree["flow"].to_dataset().sel({"model.epsilon": 0.25})
+    np.testing.assert_allclose(cell.theta, own["flow"].theta, rtol=3e-4, atol=1e-5)
+
+
+def test_a_cell_that_fails_is_nan_with_a_sentence(base, tmp_path):
+    (tmp_path / "good.csv").write_text("a,y\n1,2\n2,3\n")
+    (tmp_path / "bad.csv").write_text("a,y\n1,2\n2,three\n")
+    base["data"] = {"source": "file", "inputs": ["a"], "target": "y"}
+    files = ["good.csv", "bad.csv", "none.csv"]
+    done = run_sweep(
+        base, {"data.path": files, "model.kind": "linear,vector"}, tmp_path / "s.nc", command=""
+    )
+    assert (done.well, done.cells) == (1, 6)
+    tree = gflow.open("s.nc")
+    status, message = tree["sweep"].status, tree["sweep"].status_message
+    assert status.values.tolist() == [["t_end", "not_run"], ["not_run"] * 2, ["not_run"] * 2]
+    assert "vector DEQ needs it" in message.values[0, 1]
+    assert "three" in message.values[1, 0]
+    assert "none.csv does not exist" in message.values[2, 0]
+    flow = tree["flow"].to_dataset()
+    assert flow.loss.isel({"data.path": 1}).isnull().all()
+    assert flow.nfe.values[1, 0] == -1
+    assert flow.status.values[1, 0] == "not_run"
+    assert done.first_failure.startswith("data.path = good.csv, model.kind = vector (not_run)")
+
+
+def test_a_sweep_of_which_no_cell_runs_is_written_too(base):
+    base["data"] = {"source": "file", "inputs": ["a"], "target": "y"}
+    tree = sweep(base, {"data.path": ["a.csv", "b.csv"]}, "s.nc")
+    assert set(tree.children) == {"sweep"}
+    assert (tree["sweep"].status == "not_run").all()
+
+
+def test_data_are_stored_where_that_is_asked_for(base):
+    assert "inputs" not in sweep(base, {"data.seed": [1, 2]}, "s.nc", kind="integrate")["problem"]
+    base["run"] = {"store_data": True}
+    tree = sweep(base, {"data.samples": [4, 6]}, "t.nc", kind="integrate")
+    inputs = tree["problem"].inputs
+    assert inputs.dims == ("data.samples", "sample", "feature")
+    assert inputs.isnull().sum(("sample", "feature")).values.tolist() == [2, 0]
+
+
+def test_large_datasets_are_read_when_they_are_used(base):
+    sweep(base, {"data.seed": [3, 4]}, "s.nc", kind="integrate")
+    whole = sweep(base, {"data.seed": [3, 4]}, "s.zarr", kind="integrate")
+    for name in ("s.nc", "s.zarr"):
+        with gflow.open(name, chunks={}) as tree:
+            assert tree["flow"].theta.chunks is not None
+            xr.testing.assert_identical(
+                tree["flow"].theta.compute().drop_attrs(), whole["flow"].theta.drop_attrs()
+            )
+            assert tree["sweep"].status.values.tolist() == ["t_end", "t_end"]
+    assert gflow.open("s.zarr")["flow"].theta.chunks is None
+
+
+@pytest.mark.parametrize(
+    ("over", "settings", "error", "sentence"),
+    [
+        ({"data.seed": [1]}, {"output": "s.txt"}, StoreError, "must end in .nc, .nc4 or .zarr"),
+        ({"data.seed": [1]}, {"workers": 0}, UsageError, "workers is 0; it must be 1 at least"),
+        ({"data.seed": [1]}, {"workers": 1, "scheduler": "tcp://a:1"}, UsageError, "give one"),
+        ({"data.sed": [1]}, {}, ConfigError, "did you mean data.seed?"),
+        ({"data.seed": [1]}, {"output": "no/s.nc"}, StoreError, "no does not exist"),
+    ],
+)
+def test_wrong_requests_run_nothing(base, inline, over, settings, error, sentence):
+    with pytest.raises(error) as caught:
+        sweep(base, over, **{"output": "s.nc"} | settings)
+    assert sentence in str(caught.value)
+    assert inline.ran == []
+
+
+def test_existing_output_is_kept_unless_asked(base, tmp_path, inline):
+    (tmp_path / "s.nc").write_text("mine")
+    (tmp_path / "s.zarr").mkdir()
+    for name in ("s.nc", "s.zarr"):
+        with pytest.raises(StoreError):
+            sweep(base, {"data.seed": [1]}, name, kind="integrate")
+    with pytest.raises(StoreError, match="is no Zarr store"):
+        sweep(base, {"data.seed": [1]}, "s.zarr", kind="integrate", overwrite=True)
+    assert (tmp_path / "s.nc").read_text() == "mine"
+    assert inline.ran == []
+
+
+def test_flows_without_a_step(base):
+    base["start"] = {"theta": [1e300, 0.0]}
+    tree = sweep(base, {"data.seed": [1, 2]}, "s.nc", kind="integrate")
+    assert (tree["sweep"].status == "nonfinite_start").all()
+    assert tree["flow_steps"].sizes["step"] == 0
+    one = sweep(base, {"data.seed": [1]}, "t.nc", kind="integrate")
+    np.testing.assert_array_equal(one["flow"].theta[0], tree["flow"].theta[0])
+
+
+def test_events_are_padded(base):
+    base["flow"]["events"] = {"loss": [0.5, 0.1]}
+    tree = sweep(base, {"start.scale": [0.1, 2.0]}, "s.nc", kind="integrate")
+    for scale in (0.1, 2.0):
+        own = lone(base, "integrate", start__scale=scale)["flow"].event_time.values
+        cell = tree["flow"].event_time.sel({"start.scale": scale}).values
+        np.testing.assert_allclose(cell[: len(own)], own, rtol=1e-4)
+        assert np.isnan(cell[len(own) :]).all()

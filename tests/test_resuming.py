@@ -1,0 +1,365 @@
+"""Runs that are kept on disk, stopped, and gone on with."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+from same_data import assert_same_data
+
+import gflow
+from gflow.diagnostics import energy
+from gflow.errors import StoreError
+from gflow.resuming import extended_times
+from gflow.store.output import Output
+
+T_END = 8.0
+
+
+@pytest.fixture(autouse=True)
+def often_clean(monkeypatch):
+    """The audit of a small problem evaluates 64 panels together, and a run goes on between."""
+    monkeypatch.setattr(energy, "BATCH", 2)
+
+
+def _data(dim=2, n=30, seed=9):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, dim))
+    return x, np.tanh(x @ np.linspace(1, -0.7, dim))
+
+
+def _problem(seed=9):
+    return gflow.Problem(gflow.SingleIndexDEQ(2, "tanh"), *_data(seed=seed))
+
+
+START = [0.3, 0.4, 0.2]
+
+
+def _integrate(output=None, problem=None, **further):
+    arguments = {"t_end": T_END, "times": 41, "rtol": 1e-5, "checkpoint_seconds": 0.0, **further}
+    return gflow.integrate(problem or _problem(), START, output=output, **arguments)
+
+
+def _interrupt_at(monkeypatch, count):
+    """Ctrl-C right after the checkpoint of this number."""
+    write = Output.checkpoint
+
+    def interrupted(self, tree):
+        write(self, tree)
+        if self.written == count:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Output, "checkpoint", interrupted)
+
+
+def _plainly(path):
+    with xr.open_datatree(path) as tree:
+        return tree.load()
+
+
+METHODS = ["tsit5", "exprb43", "expcol8", "rkc2", "rkc4", "auto"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_interrupted_flow_goes_on_to_the_same_bytes(method, tmp_path, monkeypatch):
+    path = tmp_path / "run.nc"
+    whole = _integrate(tmp_path / "whole.nc", method=method)
+    with monkeypatch.context() as patched:
+        _interrupt_at(patched, 4)
+        stopped = _integrate(path, method=method)
+    assert str(stopped["flow"].status.values) == "interrupted"
+    assert 0 < float(stopped["flow"].time[-1]) < T_END
+    found = gflow.resume(path, _problem())
+    assert_same_data(found, whole)
+    assert_same_data(found, _plainly(path))
+    assert "bit for bit" in found.attrs["resumed"]
+    assert "resumed" not in whole.attrs
+
+
+def test_keeping_a_flow_changes_no_byte_of_it(tmp_path):
+    assert_same_data(_integrate(), _integrate(tmp_path / "run.nc"))
+
+
+def test_a_flow_is_interrupted_again_and_again(tmp_path, monkeypatch):
+    path, whole = tmp_path / "run.nc", _integrate(method="tsit5")
+    with monkeypatch.context() as patched:
+        _interrupt_at(patched, 3)
+        found = _integrate(path, method="tsit5")
+        stops = 0
+        while str(found["flow"].status.values) == "interrupted":
+            found = gflow.resume(path, _problem(), checkpoint_seconds=0.0)
+            stops += 1
+            assert stops < 50
+    assert stops >= 2
+    assert_same_data(found, whole)
+    assert found.attrs["resumed"].count("bit for bit") == stops
+
+
+def test_a_wrapped_flow_goes_on_to_tolerance_and_says_so(tmp_path, monkeypatch):
+    path, whole = tmp_path / "run.nc", _integrate(method="LSODA")
+    with monkeypatch.context() as patched:
+        _interrupt_at(patched, 4)
+        _integrate(path, method="LSODA")
+    found = gflow.resume(path, _problem())
+    assert "to its tolerance" in found.attrs["resumed"]
+    np.testing.assert_array_equal(found["flow"].time, whole["flow"].time)
+    np.testing.assert_allclose(found["flow"].theta, whole["flow"].theta, rtol=1e-4, atol=1e-4)
+    assert float(found["flow"].nfe) < 1.5 * float(whole["flow"].nfe)
+
+
+@pytest.mark.parametrize("method", ["tsit5", "expcol8", "rkc2"])
+@pytest.mark.parametrize("spacing", ["linear", "log"])
+def test_a_flow_is_extended_as_if_it_had_never_ended(method, spacing, tmp_path):
+    path = tmp_path / "run.nc"
+    _integrate(path, method=method, spacing=spacing)
+    found = gflow.resume(path, _problem(), t_end=3 * T_END)
+    times = extended_times(41, spacing, T_END, 3 * T_END)
+    whole = _integrate(method=method, t_end=3 * T_END, times=times)
+    assert_same_data(found, whole)
+    assert float(found["flow"].time[-1]) == 3 * T_END
+    again = gflow.resume(path, _problem())
+    assert_same_data(found, again)
+
+
+def test_the_diagnostics_of_an_interrupted_flow_are_complete(tmp_path, monkeypatch):
+    further = {
+        "evaluation": _data(seed=10),
+        "observables": {"norm": lambda theta: theta.norm()},
+        "diagnostics": {"eigenvalues": 2, "error_estimate": True},
+        "events": {"loss": [0.1, 0.05]},
+        "method": "tsit5",
+    }
+    path, whole = tmp_path / "run.nc", _integrate(**further)
+    with monkeypatch.context() as patched:
+        _interrupt_at(patched, 4)
+        _integrate(path, **further)
+    given = {key: further[key] for key in ("evaluation", "observables")}
+    with pytest.raises(StoreError, match="evaluation and observables"):
+        gflow.resume(path, _problem())
+    assert_same_data(gflow.resume(path, _problem(), **given), whole)
+
+
+def test_a_running_file_says_so_and_holds_its_saves(tmp_path, monkeypatch):
+    path, seen = tmp_path / "run.nc", []
+    write = Output.checkpoint
+
+    def noted(self, tree):
+        write(self, tree)
+        seen.append(_plainly(path))
+        gflow.validate(seen[-1])
+
+    monkeypatch.setattr(Output, "checkpoint", noted)
+    whole = _integrate(path, method="tsit5")
+    assert len(seen) > 3
+    for tree in seen:
+        flow = tree["flow"]
+        assert str(flow.status.values) == "running"
+        before = flow.sizes["time"] - 1
+        assert np.isfinite(flow.loss).all()
+        np.testing.assert_array_equal(flow.theta[:before], whole["flow"].theta[:before])
+        np.testing.assert_allclose(flow.loss[:before], whole["flow"].loss[:before], rtol=1e-12)
+        assert np.isfinite(flow.energy_residual).all()
+    ends = [float(tree["flow"].time[-1]) for tree in seen]
+    assert ends == sorted(ends)
+
+
+def _descend(output=None, **further):
+    arguments = {"step_sizes": [0.05, 0.1, 40.0], "t_end": 60.0, "records": 21, **further}
+    return gflow.descend(_problem(), START, output=output, **arguments)
+
+
+KINDS = [{}, {"flow": "heavy_ball:0.5"}, {"schedule": "cosine", "step_sizes": [0.05, 0.1]}]
+
+
+@pytest.mark.parametrize("further", KINDS)
+def test_interrupted_descents_go_on_to_the_same_bytes(further, tmp_path, monkeypatch):
+    path, whole = tmp_path / "run.nc", _descend(**further)
+    monkeypatch.setattr("gflow.descent.run.REPORT", 0.0)
+    with monkeypatch.context() as patched:
+        _interrupt_at(patched, 100)
+        stopped = _descend(path, checkpoint_seconds=0.0, **further)
+    assert "interrupted" in stopped["descent"].status.values
+    assert_same_data(gflow.resume(path, _problem()), whole)
+
+
+def _compare(output=None, **further):
+    arguments = {"step_sizes": [0.05, 0.1], "t_end": T_END, "records": 21, "times": 41, **further}
+    return gflow.compare(_problem(), START, output=output, method="tsit5", **arguments)
+
+
+@pytest.mark.parametrize("count", [2, 60])
+def test_an_interrupted_comparison_goes_on_to_the_same_bytes(count, tmp_path, monkeypatch):
+    path, whole = tmp_path / "run.nc", _compare()
+    monkeypatch.setattr("gflow.descent.run.REPORT", 0.0)
+    with monkeypatch.context() as patched:
+        _interrupt_at(patched, count)
+        stopped = _compare(path, checkpoint_seconds=0.0)
+    assert "comparison" not in stopped.children or count == 60
+    assert_same_data(gflow.resume(path, _problem()), whole)
+
+
+def test_a_flow_begun_anew_takes_nothing_away(tmp_path, monkeypatch):
+    """A comparison's flow is integrated again; its file keeps what it holds until there is more."""
+    path = tmp_path / "run.nc"
+    monkeypatch.setattr("gflow.descent.run.REPORT", 0.0)
+    with monkeypatch.context() as patched:
+        _interrupt_at(patched, 60)
+        _compare(path, checkpoint_seconds=0.0)
+    before = _plainly(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Output, "postpone", _raise_interrupt)
+        gflow.resume(path, _problem(), checkpoint_seconds=0.0)
+    assert_same_data(_plainly(path), before)
+    assert_same_data(gflow.resume(path, _problem()), _compare())
+
+
+def _raise_interrupt(_):
+    raise KeyboardInterrupt
+
+
+def test_a_budget_is_raised(tmp_path):
+    path, whole = tmp_path / "run.nc", _integrate(method="tsit5")
+    stopped = _integrate(path, method="tsit5", stop={"max_steps": 20})
+    assert str(stopped["flow"].status.values) == "step_limit"
+    with pytest.raises(StoreError, match="give a larger one"):
+        gflow.resume(path, _problem())
+    assert_same_data(gflow.resume(path, _problem(), max_steps=10_000), whole)
+
+
+def test_another_problem_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "run.nc"
+    _interrupt_at(monkeypatch, 2)
+    _integrate(path)
+    with pytest.raises(StoreError, match="another data"):
+        gflow.resume(path, _problem(seed=3))
+    other = gflow.Problem(gflow.SingleIndexDEQ(2, "gelu"), *_data(), backward="jfb")
+    with pytest.raises(StoreError, match="another model and another backward"):
+        gflow.resume(path, other)
+    with pytest.raises(StoreError, match=r"made in Python: go on there, with gflow\.resume"):
+        gflow.resume(path)
+
+
+def test_a_complete_run_is_left_alone(tmp_path):
+    path = tmp_path / "run.nc"
+    whole = _integrate(path)
+    before = path.stat().st_mtime_ns
+    assert_same_data(gflow.resume(path, _problem()), whole)
+    assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("t_end", [T_END, 1.0, math.inf, math.nan])
+def test_an_end_that_is_no_later_is_refused(t_end, tmp_path):
+    path = tmp_path / "run.nc"
+    _integrate(path)
+    with pytest.raises(StoreError, match="must lie beyond"):
+        gflow.resume(path, _problem(), t_end=t_end)
+
+
+@pytest.mark.parametrize("spacing", ["linear", "log"])
+def test_descents_are_extended_as_if_they_had_never_ended(spacing, tmp_path):
+    path = tmp_path / "run.nc"
+    _descend(path, spacing=spacing)
+    found = gflow.resume(path, _problem(), t_end=150.0)
+    records = extended_times(21, spacing, 60.0, 150.0)
+    assert_same_data(found, _descend(t_end=150.0, records=records))
+    assert_same_data(gflow.resume(path, _problem()), found)
+
+
+def test_a_comparison_is_extended_as_if_it_had_never_ended(tmp_path):
+    path = tmp_path / "run.nc"
+    _compare(path)
+    found = gflow.resume(path, _problem(), t_end=2 * T_END)
+    times, records = (extended_times(n, "linear", T_END, 2 * T_END) for n in (41, 21))
+    assert_same_data(found, _compare(t_end=2 * T_END, times=times, records=records))
+
+
+def test_what_cannot_be_extended_is_refused(tmp_path):
+    _descend(tmp_path / "cosine.nc", schedule="cosine", step_sizes=[0.05])
+    with pytest.raises(StoreError, match="depend on the whole length"):
+        gflow.resume(tmp_path / "cosine.nc", _problem(), t_end=100.0)
+    _compare(tmp_path / "compare.nc", descent_t_end=2.0)
+    with pytest.raises(StoreError, match="descents that end at 2, the flow at 8"):
+        gflow.resume(tmp_path / "compare.nc", _problem(), t_end=100.0)
+    _integrate(tmp_path / "loss.nc", stop={"loss": 0.1})
+    with pytest.raises(StoreError, match="The loss reached"):
+        gflow.resume(tmp_path / "loss.nc", _problem(), t_end=100.0)
+
+
+def test_a_file_without_a_checkpoint_is_told(tmp_path):
+    path = tmp_path / "run.nc"
+    gflow.save(_integrate(), path)
+    with pytest.raises(StoreError, match="no checkpoint"):
+        gflow.resume(path, _problem())
+
+
+def test_the_checkpoint_of_another_version_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "run.nc"
+    _integrate(path)
+    monkeypatch.setattr(gflow, "__version__", "9.9")
+    with pytest.raises(StoreError, match=r"of gflow 0\.1\.0, and this is gflow 9\.9"):
+        gflow.resume(path, _problem())
+
+
+def test_an_ensemble_is_written_when_it_has_ended(tmp_path):
+    path = tmp_path / "run.nc"
+    found = gflow.integrate(_problem(), [START, [0.1, 0.2, 0.3]], t_end=2.0, output=path)
+    assert_same_data(found, _plainly(path))
+
+
+def test_a_full_disk_is_told_once_and_the_run_goes_on(tmp_path, monkeypatch):
+    path, failures = tmp_path / "run.nc", []
+
+    def full(tree, target):
+        failures.append(target)
+        raise StoreError("No space left on device.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gflow.store.output.replace_file", full)
+        with (
+            pytest.warns(RuntimeWarning, match="No space left on device") as told,
+            pytest.raises(StoreError, match="Nothing of the run is kept") as caught,
+        ):
+            _integrate(path, method="tsit5")
+    assert len(failures) > 3
+    assert len(told) == 1
+    assert caught.value.exit_code == 1
+
+
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "run.nc"
+    from gflow.store.output import replace_file
+
+    def filling(tree, target):
+        if float(tree["flow"].time[-1]) > 2:
+            raise StoreError("No space left on device.")
+        replace_file(tree, target)
+
+    with monkeypatch.context() as patched, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patched.setattr("gflow.store.output.replace_file", filling)
+        with pytest.raises(StoreError, match="last checkpoint is kept"):
+            _integrate(path, method="tsit5")
+    assert_same_data(gflow.resume(path, _problem()), _integrate(method="tsit5"))
+
+
+@pytest.mark.parametrize(
+    ("times", "spacing", "expected"),
+    [
+        (3, "linear", [0, 1, 2, 3, 4, 5]),
+        (5, "linear", [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5]),
+        ([0.5, 1.5], "linear", [0.5, 1.5, 2, 5]),
+        (2, "log", [0, 2, 5]),
+    ],
+)
+def test_saves_go_on_as_they_were_spaced(times, spacing, expected):
+    assert extended_times(times, spacing, 2.0, 5.0) == pytest.approx(expected)
+
+
+def test_saves_in_the_logarithm_go_on_at_their_ratio():
+    found = np.array(extended_times(10, "log", 2.0, 500.0))
+    ratio = found[2:-1] / found[1:-2]
+    assert ratio == pytest.approx(ratio[0])
+    assert found[-1] == 500.0
