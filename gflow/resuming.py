@@ -266,7 +266,11 @@ def _by_configuration(
     table = "descent" if payload["kind"] == "descend" else "flow.stop"
     values = {_key(payload, name): value for name, value in changes.items() if name != "stop"}
     values |= {f"{table}.{key}": value for key, value in changes.get("stop", {}).items()}
-    config = config_from_dict(with_values(tomllib.loads(text), values))
+    try:
+        raw = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"The configuration in {source} is not valid TOML: {error}.") from None
+    config = config_from_dict(with_values(raw, values))
     folder = source.parent / str(payload["folder"])
     command = str(tree.attrs["command"])
     return run_config(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 import gflow
+import gflow.store.output
 from gflow.diagnostics import energy
 from gflow.store.output import Output
 
@@ -57,14 +58,15 @@ def watch(log):
 def work(kind, method, path, log):
     watch(log)
     if Path(path).exists():
-        gflow.resume(path, make_problem(), checkpoint_seconds=0.0)
+        gflow.resume(path, make_problem(), checkpoint_seconds=0.01)
     else:
-        run(kind, method, output=path, checkpoint_seconds=0.0)
+        run(kind, method, output=path, checkpoint_seconds=0.01)
 
 
 def main():
     torch.set_num_threads(1)
     energy.BATCH = 4
+    gflow.store.output.SHARE = 0.5  # or a run of a second would have but one checkpoint
     print("ready", flush=True)
     for line in sys.stdin:
         child = os.fork()

@@ -27,7 +27,7 @@ EPILOG = """\b
 Examples:
   gflow compare linear.toml -o run.nc       the flow, and gradient descent beside it
   gflow integrate linear.toml --rtol 1e-8   one key of the file changed
-  gflow sweep linear.toml --over data.seed=0:20   the same for many values of a key
+  gflow sweep a.toml --over data.seed=0:20  the same for many values of a key
   gflow resume run.nc                       a run that was stopped or killed, gone on with
   gflow show run.nc                         what came out
   gflow plot run.nc -o run.png              a figure of it

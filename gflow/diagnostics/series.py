@@ -33,23 +33,26 @@ class Series:
     def __init__(self, problem: Problem, names: Collection[str], jumps: bool = False) -> None:
         self._problem, self._names = problem, names
         self._size = max(1, CHUNK // (problem.width * problem.n_parameters))
-        self._before, self._seen = Before(jumps), 0
-        self._blocks: list[dict[str, Tensor]] = []
+        self._start = Before(jumps)
+        self._blocks: list[tuple[dict[str, Tensor], Before]] = []
 
     def __call__(self, theta: Tensor) -> dict[str, Tensor]:
         """The diagnostics (T,) at all saves (T, P) so far, those of earlier calls among them."""
-        while self._seen + self._size <= len(theta):
-            block = theta[self._seen : self._seen + self._size]
-            self._blocks.append(self._evaluate(block, self._before))
-            self._seen += self._size
-        found = list(self._blocks)
-        if self._seen < len(theta):
-            found.append(self._evaluate(theta[self._seen :], copy.copy(self._before)))
+        done = len(self._blocks) * self._size
+        for block in torch.split(theta[done:], self._size):
+            if len(block) == self._size:
+                self._blocks.append(self._evaluate(block))
+        found = [values for values, _ in self._blocks]
+        done = len(self._blocks) * self._size
+        if done < len(theta):
+            found.append(self._evaluate(theta[done:])[0])
         return {name: torch.cat([one[name] for one in found]) for name in found[0]}
 
-    def _evaluate(self, theta: Tensor, before: Before) -> dict[str, Tensor]:
+    def _evaluate(self, theta: Tensor) -> tuple[dict[str, Tensor], Before]:
+        """The diagnostics at the saves after the last block, and where they leave the run."""
+        before = copy.copy(self._blocks[-1][1] if self._blocks else self._start)
         rows = torch.zeros(len(theta), dtype=torch.int64, device=theta.device)
-        return evaluate_rows(self._problem, theta, rows, self._names, before)
+        return evaluate_rows(self._problem, theta, rows, self._names, before), before
 
 
 class Measures:

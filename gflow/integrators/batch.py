@@ -24,7 +24,7 @@ from gflow.integrators.driver import BLOW_UP, FOREVER, Observer, Target, integra
 from gflow.integrators.meter import Meter
 from gflow.integrators.native import BatchStep, NativeMethod, State
 from gflow.integrators.rest import Rest
-from gflow.integrators.rounding import due, explain, is_rounding
+from gflow.integrators.rounding import Looks
 from gflow.integrators.trajectory import LOG_COLUMNS, SNAP, StepLog, Trajectory
 from gflow.status import Status
 
@@ -167,7 +167,7 @@ class Batch:
         self.located: dict[int, Trajectory] = {}
         self.moved: dict[int, Ended] = {}
         self.origin = origin
-        self.halfway = origin.t.copy()
+        self.looks = Looks(origin.ids, origin.t)
 
     def run(self) -> None:
         """Step until the batch is empty or a budget is used up."""
@@ -277,13 +277,10 @@ class Batch:
             resting = self.rest(state.t, state.theta) & running & ~gone
             self._leave(resting, state, self.ended, Status.STALLED)
             gone |= resting
-        rounding = self._rounding(state) & running & ~gone & ~finished
+        noisy, reasons = self.looks(self.meter.raw, self.plan.method, state, self.ids)
+        rounding = noisy & running & ~gone & ~finished
         if rounding.any():
-            self._leave(rounding, state, self.ended, Status.ROUNDING)
-            reasons = explain(self.meter.raw, self.plan.method, state)
-            for index in self.ids[rounding].tolist():
-                row = int(np.searchsorted(self.ids, index))
-                self.ended[index] = replace(self.ended[index], reason=reasons[row])
+            self._leave(rounding, state, self.ended, Status.ROUNDING, reasons)
             gone |= rounding
         if self.plan.switch is not None:
             moving = self.plan.switch(self.field, state, self.attempts) & ~finished & ~gone
@@ -294,29 +291,19 @@ class Batch:
             self._leave(finished & ~gone, state, self.ended)
             self._select(state, np.flatnonzero(keep))
 
-    def _rounding(self, state: State) -> np.ndarray:
-        """Rows whose steps rounding keeps short, if it is time to look."""
-        attempts = self.attempts
-        if attempts & (attempts - 1):
-            return np.zeros(len(state.t), dtype=bool)
-        places = np.searchsorted(self.origin.ids, self.ids)
-        before = self.halfway[places]
-        self.halfway[places] = state.t
-        if not due(attempts - 1, attempts):
-            return np.zeros(len(state.t), dtype=bool)
-        return is_rounding(self.meter.raw, self.plan.method, state, attempts, before)
-
     def _leave(
         self,
         rows: np.ndarray,
         state: State,
         where: dict[int, Ended],
         status: Status = Status.T_END,
+        reasons: Sequence[str] = (),
     ) -> None:
         for row in np.flatnonzero(rows):
             t, theta, dt = float(state.t[row]), state.theta[row], float(state.dt[row])
             warm = None if state.memory is None else state.memory[row]
-            where[int(self.ids[row])] = Ended(status, t, theta, dt, warm)
+            reason = reasons[row] if reasons else ""
+            where[int(self.ids[row])] = Ended(status, t, theta, dt, warm, reason)
 
     def _troubled(self, state: State) -> np.ndarray:
         smallest = 4 * np.spacing(np.maximum(state.t, 1e-300))

@@ -68,6 +68,35 @@ def lone_reason(field: Field, method: Method, state: Any, attempts: int, t_befor
     return explain(field, used, holder)[0] if found else ""
 
 
+class Looks:
+    """Looks at a batch, one of whose attempts each call follows.
+
+    Parameters
+    ----------
+    ids : array, shape (B,)
+        Increasing numbers of its trajectories.
+    t : array, shape (B,)
+        Where they begin.
+    """
+
+    def __init__(self, ids: np.ndarray, t: np.ndarray) -> None:
+        self._ids, self._before, self._attempts = ids, t.copy(), 0
+
+    def __call__(
+        self, field: Field, method: NativeMethod, state: State, ids: np.ndarray
+    ) -> tuple[np.ndarray, list[str]]:
+        """Rows (K,) of those that are left whose steps rounding keeps short, and why."""
+        self._attempts += 1
+        attempts, found = self._attempts, np.zeros(len(ids), dtype=bool)
+        if attempts & (attempts - 1):
+            return found, []
+        places = np.searchsorted(self._ids, ids)
+        before, self._before[places] = self._before[places], state.t
+        if due(attempts - 1, attempts):
+            found = is_rounding(field, method, state, attempts, before)
+        return found, explain(field, method, state) if found.any() else []
+
+
 def is_rounding(
     field: Field, method: NativeMethod, state: State, attempts: int, t_before: np.ndarray
 ) -> np.ndarray:

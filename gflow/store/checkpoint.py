@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gflow
@@ -15,6 +15,32 @@ if TYPE_CHECKING:
     import xarray as xr
 
 NAME = "checkpoint"
+
+_NEEDED = ("kind", "theta0", "arguments", "beside", "problem", "folder")
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+_PARTS: Mapping[str, Callable[[Any], bool]] = {
+    "kind": lambda value: isinstance(value, str) and value in ("integrate", "descend", "compare"),
+    "theta0": lambda value: getattr(value, "ndim", 0) in (1, 2) and hasattr(value, "cpu"),
+    "arguments": _is_mapping,
+    "beside": _are_texts,
+    "method": _is_mapping,
+    "flow": _is_mapping,
+    "descent": _is_mapping,
+    "reached": lambda value: isinstance(value, float),
+    "resumed": _are_texts,
+    "problem": _is_mapping,
+    "folder": lambda value: isinstance(value, str),
+}
+"""What the parts of a checkpoint must be, as far as this can be said without using them."""
 
 
 def checkpoint_group(payload: Mapping[str, Any]) -> xr.Dataset:
@@ -48,4 +74,8 @@ def read_checkpoint(tree: xr.DataTree, device: torch.device | str = "cpu") -> di
     found = unpack(group["state"].to_numpy(), device)
     if not isinstance(found, dict):
         raise StoreError("The checkpoint cannot be read: it is no mapping.")
+    odd = [name for name, fits in _PARTS.items() if name in found and not fits(found[name])]
+    odd += [name for name in _NEEDED if name not in found]
+    if odd:
+        raise StoreError(f"The checkpoint cannot be read: its {odd[0]} is missing or damaged.")
     return found

@@ -69,6 +69,11 @@ def state_dict(
 
 def _states(tree: xr.DataTree, step_size: float | None, trajectory: int | None) -> xr.DataArray:
     """Theta (T, P) of one trajectory or descent."""
+    if "sweep" in tree.children:
+        raise StoreError(
+            "this is a sweep, of many runs; theta of a cell is in "
+            'tree["flow"].theta.sel({"data.seed": 0, ...}).'
+        )
     group = "flow" if step_size is None else "descent"
     if group not in tree.children:
         other = "give a step_size" if group == "flow" else "leave step_size out"

@@ -66,19 +66,22 @@ class LocalPool:
         workers = min(width, len(queue))
         pool = ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(leash,))
         tasks: dict[Future[Outcome], Part] = {}
+        ended: list[Outcome] = []
         try:
             _check(pool)
-            while queue or tasks:
+            while queue or tasks or ended:
                 while queue and len(tasks) < workers:
-                    part = queue.popleft()
-                    tasks[pool.submit(run_part, part)] = part
+                    tasks[pool.submit(run_part, queue[0])] = queue[0]
+                    queue.popleft()
                 self.running = list(tasks.values())
+                if ended:
+                    yield ended.pop()
+                    continue
                 for task in wait(tasks, return_when=FIRST_COMPLETED).done:
-                    outcome = task.result()
+                    ended.append(task.result())
                     del tasks[task]
-                    self.running = list(tasks.values())
-                    yield outcome
         except BrokenProcessPool:
+            yield from ended
             yield from self._sort_out(list(tasks.items()), suspects)
         finally:
             self.running = []

@@ -95,6 +95,11 @@ def test_csv_is_exact(tmp_path_factory, rows):
             "a;b;y\n1;2,5;3\n",
             ', line 2: column "b" holds "2,5"; it must be a finite',
         ),
+        (
+            "a,b,y\n1,2,cat\n",
+            ', line 2: column "y" holds "cat"; it must be a finite number, with a decimal point; '
+            "classes that are words must be numbered, from 0 on.",
+        ),
         ("a,b,y\n1,1_0,3\n", ', line 2: column "b" holds "1_0"; it must be a finite number'),
         ("a,b,y\n1,2\n", ", line 2 has 2 cells; the header has 3."),
         ("a,b,y\n1,2,3,4\n", ", line 2 has 4 cells; the header has 3."),

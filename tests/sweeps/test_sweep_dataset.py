@@ -21,13 +21,13 @@ def lone(base, kind, **changes):
 
 
 def test_flows_run_together_equal_their_lone_runs(base):
-    tree = sweep(base, {"data.seed": range(3), "start.seed": [5, 6]}, "s.nc", kind="integrate")
+    tree = sweep(base, {"data.seed": range(2), "start.seed": [5, 6]}, "s.nc", kind="integrate")
     assert set(tree.children) == {"problem", "flow", "flow_steps", "reference", "sweep"}
     assert tree["flow"].loss.dims == ("data.seed", "start.seed", "time")
     assert (tree["sweep"].status == "t_end").all()
-    for data in range(3):
+    for data in range(2):
         for start in (5, 6):
-            own = lone(base, "integrate", data__seed=data, start__seed=start, flow__rtol=1e-10)
+            own = lone(base, "integrate", data__seed=data, start__seed=start, flow__rtol=1e-8)
             cell = tree["flow"].to_dataset().sel({"data.seed": data, "start.seed": start})
             assert cell.time.values.tolist() == [0, 0.25, 0.5, 0.75, 1]
             np.testing.assert_allclose(cell.theta, own["flow"].theta, rtol=3e-4, atol=1e-5)
@@ -108,7 +108,7 @@ def test_flows_whose_end_places_their_saves(base):
 
 def test_a_flow_that_ends_early_keeps_its_saves(base):
     base["flow"] |= {"stop": {"max_steps": 4}}
-    for kind, seeds in (("integrate", [1]), ("integrate", [1, 2, 3]), ("compare", [1, 2])):
+    for kind, seeds in (("integrate", [1, 2, 3]), ("compare", [1])):
         tree = sweep(base, {"start.seed": seeds}, "s.nc", kind=kind, overwrite=True)
         flow = tree["flow"].to_dataset().isel({"start.seed": 0})
         saved = flow.loss.notnull().values
@@ -138,7 +138,7 @@ def test_epsilons_go_together(base):
     base["model"] = {"activation": "weak-tanh"}
     tree = sweep(base, {"model.epsilon": [0.5, 0.25]}, "s.nc", kind="integrate")
     base["model"] = {"activation": "weak-tanh:0.25"}
-    own = lone(base, "integrate", flow__rtol=1e-10)
+    own = lone(base, "integrate", flow__rtol=1e-8)
     cell = tree["flow"].to_dataset().sel({"model.epsilon": 0.25})
     np.testing.assert_allclose(cell.theta, own["flow"].theta, rtol=3e-4, atol=1e-5)
 
@@ -192,6 +192,12 @@ def test_large_datasets_are_read_when_they_are_used(base):
             )
             assert tree["sweep"].status.values.tolist() == ["t_end", "t_end"]
     assert gflow.open("s.zarr")["flow"].theta.chunks is None
+
+
+def test_a_sweep_has_no_one_state(base):
+    tree = sweep(base, {"data.seed": [1, 2]}, "s.nc", kind="descend")
+    with pytest.raises(StoreError, match="this is a sweep, of many runs"):
+        gflow.state_dict(tree, step_size=0.05)
 
 
 @pytest.mark.parametrize(
