@@ -74,11 +74,13 @@ class Keeping:
         self._fingerprint = fingerprint(self.problem)
         self.resumed: list[str] = []
         self.behind = False
+        self._sittings: dict[str, Any] = {"wall_seconds": 0.0}
         before = self.output.continued
         if before is not None:
             _check_same(before, self._fingerprint, self.call)
             self.parts = {name: before[name] for name in PARTS if name in before}
             self._extend(before["arguments"])
+            self._sittings = {name: before[name] for name in ("wall_seconds", "started_at")}
             self.resumed = list(before.get("resumed", []))
 
     def _extend(self, before: Mapping[str, Any]) -> None:
@@ -92,6 +94,8 @@ class Keeping:
         """Where the flow goes on; None from its start."""
         told = self.parts.get("flow")
         if told is None:
+            if self.output.continued is not None:
+                self.resumed.append("the flow from its start, with the same result")
             return None
         found = snapshot_of(told)
         how = "from its saved state, bit for bit"
@@ -143,7 +147,10 @@ class Keeping:
     def tree(self, groups: Mapping[str, xr.Dataset]) -> xr.DataTree:
         """The dataset with what its run needs to go on."""
         tree = self.recording.tree([self.problem], groups)
+        tree.attrs["wall_seconds"] += self._sittings["wall_seconds"]
+        tree.attrs["started_at"] = self._sittings.get("started_at", tree.attrs["started_at"])
         payload = {**self.call, **self.parts, "resumed": self.resumed}
+        payload |= {name: tree.attrs[name] for name in ("wall_seconds", "started_at")}
         payload |= {"problem": self._fingerprint, "folder": self.output.folder}
         tree[NAME] = xr.DataTree(checkpoint_group(payload))
         if self.resumed:

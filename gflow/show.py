@@ -71,6 +71,7 @@ def _run(attrs: Mapping[Any, Any]) -> Rows:
         ("computed on", f"{attrs['device']}, {attrs['dtype']}, {threads}"),
         ("wall time", f"{attrs['wall_seconds']:.3g} s"),
         *_period(attrs),
+        *((name, attrs[name]) for name in ("resumed",) if attrs.get(name)),
     ]
 
 

@@ -172,8 +172,7 @@ class Batch:
     def run(self) -> None:
         """Step until the batch is empty or a budget is used up."""
         origin, plan = self.origin, self.plan
-        factor = plan.method.info.tightening
-        self.settings = plan.settings.tightened(factor, origin.theta.dtype)
+        self.settings = plan.settings.tightened(plan.method.info.tightening, origin.theta.dtype)
         status = Status.STEP_LIMIT
         self.state: State | None = None
         try:
@@ -279,9 +278,8 @@ class Batch:
             gone |= resting
         noisy, reasons = self.looks(self.meter.raw, self.plan.method, state, self.ids)
         rounding = noisy & running & ~gone & ~finished
-        if rounding.any():
-            self._leave(rounding, state, self.ended, Status.ROUNDING, reasons)
-            gone |= rounding
+        self._leave(rounding, state, self.ended, Status.ROUNDING, reasons)
+        gone |= rounding
         if self.plan.switch is not None:
             moving = self.plan.switch(self.field, state, self.attempts) & ~finished & ~gone
             self._leave(moving, state, self.moved)
@@ -302,7 +300,7 @@ class Batch:
         for row in np.flatnonzero(rows):
             t, theta, dt = float(state.t[row]), state.theta[row], float(state.dt[row])
             warm = None if state.memory is None else state.memory[row]
-            reason = reasons[row] if reasons else ""
+            reason = reasons[int(row)] if reasons else ""
             where[int(self.ids[row])] = Ended(status, t, theta, dt, warm, reason)
 
     def _troubled(self, state: State) -> np.ndarray:
