@@ -30,7 +30,7 @@ _HOMES = {
     "save": "gflow.store.files",
     "state_dict": "gflow.store.states",
     "sweep": "gflow.sweeps",
-    "validate": "gflow.schema",
+    "validate": "gflow.validation",
     "plot_run": "gflow.plot",
 }
 _ORIGINAL_NAMES = {"open": "open_tree"}
@@ -69,12 +69,12 @@ if TYPE_CHECKING:
     from gflow.plot import plot_run
     from gflow.problem import Problem
     from gflow.resuming import resume
-    from gflow.schema import validate
     from gflow.status import Status
     from gflow.store.files import open_tree as open
     from gflow.store.files import save
     from gflow.store.states import state_dict
     from gflow.sweeps import sweep
+    from gflow.validation import validate
     from gflow.workbench import compare, descend, integrate
 
 

@@ -35,7 +35,6 @@ class DescentPlan:
             self.step_sizes, self.t_end, self.records, self.spacing, self.flow, self.schedule
         )
 
-
     def size(self, start: Tensor) -> float:
         """Bytes of the iterates that will be recorded."""
         count = self.records if isinstance(self.records, int) else len(self.records)

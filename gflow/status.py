@@ -49,7 +49,7 @@ _SENTENCES = {
     Status.WALL_LIMIT: "The wall-clock limit was reached before t_end; raise wall_seconds, or make "
     "the run cheaper (a flow: looser rtol, a method for stiff problems; a descent: larger steps).",
     Status.INTERRUPTED: "The run was interrupted; everything up to then is kept.",
-    Status.RUNNING: "The run goes on, or was killed: this is what it had come to. If it was killed, "
+    Status.RUNNING: "The run goes on, or was killed: this is what it had come to. After a kill, "
     "gflow resume goes on from here.",
     Status.NOT_RUN: "The run was not made: its configuration or data were refused, or it failed.",
     Status.NONFINITE_START: "The field is not finite at the start; check the data, the start and "

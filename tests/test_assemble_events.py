@@ -10,7 +10,7 @@ import gflow
 from gflow.assemble_events import with_events
 from gflow.diagnostics.crossings import Crossing
 from gflow.diagnostics.thresholds import Threshold
-from gflow.schema import validate
+from gflow.validation import validate
 
 NAMES = ("kind", "value", "direction", "time", "loss", "count")
 ASKED = (Threshold("loss", 0.5), Threshold("sharpness", 20.0))

@@ -184,7 +184,7 @@ def test_it_is_off_by_default_and_labelled():
     assert estimate.attrs["formula"].startswith("|theta - theta_2| / |1 - 0.01|, theta_2 by")
     assert estimate.attrs["units"] == "1"
     assert int(estimate.attrs["second_run_nfe"][0]) != int(tree["flow"].nfe)
-    gflow.schema.validate(tree)
+    gflow.validate(tree)
 
 
 def test_a_flow_of_second_order_has_the_error_of_theta_alone():

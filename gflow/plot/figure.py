@@ -22,8 +22,8 @@ from gflow.plot.decor import GREY, RED
 from gflow.plot.panels import PANELS
 from gflow.plot.sweep import as_ensemble
 from gflow.plot.wording import description, verdicts
-from gflow.schema import validate
 from gflow.store.files import check_output, open_tree
+from gflow.validation import validate
 
 if TYPE_CHECKING:
     import xarray as xr

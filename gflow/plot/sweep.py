@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gflow.errors import StoreError
-from gflow.schema import sweep_dimensions
 from gflow.status import Status
+from gflow.validation import sweep_dimensions
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from gflow import inspection
 from gflow.errors import StoreError
-from gflow.schema import validate
 from gflow.store import lazy
+from gflow.validation import validate
 from gflow.wording import similar_files
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gflow import inspection
 from gflow.errors import StoreError
-from gflow.schema import validate
+from gflow.validation import validate
 from gflow.wording import show
 
 if TYPE_CHECKING:

@@ -15,12 +15,13 @@ import numpy as np
 import xarray as xr
 
 from gflow.errors import StoreError
-from gflow.schema import attributes, validate
+from gflow.schema import attributes
 from gflow.store.files import SUFFIXES, check_dataset, check_output
 from gflow.store.lazy import ZARR, need, to_zarr
 from gflow.sweeps.cells import Groups
 from gflow.sweeps.layout import Layout, coordinate_attributes
 from gflow.sweeps.over import Axis
+from gflow.validation import validate
 from gflow.wording import any_of
 
 _PACKED = "flow_steps"

@@ -353,7 +353,7 @@ def test_members_of_an_ensemble_are_diagnosed_one_by_one():
     problem = gflow.Problem(gflow.SingleIndexDEQ(1, "tanh"), [[0.1], [-0.1]], [0.9, -0.9])
     tree = gflow.integrate(problem, [[0.5, 0.0], [0.5, 1.5], [0.09, 0.0]], 1.0, times=3)
     assert tree["flow"].diagnosis.values.tolist() == ["", "equilibrium_lost", ""]
-    gflow.schema.validate(tree)
+    gflow.validate(tree)
 
 
 def test_a_diagnosis_never_raises_nor_replaces_the_verdict(monkeypatch):
