@@ -37,6 +37,8 @@ def run(kind, method, **further):
     flow = {"method": method, "times": 61, "rtol": 1e-7, "atol": 1e-10}
     if kind == "integrate":
         return gflow.integrate(problem, START, T_END.get(method, 60.0), **flow, **further)
+    if kind == "forever":
+        return gflow.integrate(problem, START, 1e7, **flow, **further)
     if kind == "descend":
         return gflow.descend(problem, START, t_end=20.0, **descents, **further)
     return gflow.compare(problem, START, t_end=10.0, **descents, **flow, **further)

@@ -52,16 +52,24 @@ class Forge:
     def _read(self):
         return self._process.stdout.readline().strip()
 
-    def run(self, case, path, log, seconds=None):
-        """Run it, killed after some seconds; the exit code and how long it took."""
+    def begin(self, case, path, log):
+        """The number of its process."""
         self._process.stdin.write(f"{' '.join(case)} {path} {log}\n")
         self._process.stdin.flush()
-        child, began = int(self._read()), time.perf_counter()
+        return int(self._read())
+
+    def ended(self):
+        """The exit code, once it has ended."""
+        return int(self._read())
+
+    def run(self, case, path, log, seconds=None):
+        """Run it, killed after some seconds; the exit code and how long it took."""
+        child, began = self.begin(case, path, log), time.perf_counter()
         killer = None
         if seconds is not None:
             killer = threading.Timer(seconds, os.kill, (child, signal.SIGKILL))
             killer.start()
-        code = int(self._read())
+        code = self.ended()
         if killer is not None:
             killer.cancel()
         return code, time.perf_counter() - began
@@ -175,25 +183,15 @@ def test_a_run_by_itself_gives_the_bytes_of_one_that_is_kept(forge, tmp_path, mo
 
 @pytest.mark.slow
 def test_a_running_file_is_read_a_thousand_times(forge, tmp_path):
-    path, log, code = tmp_path / "run.nc", tmp_path / "log", []
-    reads, stop = 0, threading.Event()
-
-    def write():
-        while not stop.is_set():
-            code.append(forge.run(CASES[0], path, log)[0])
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    ends = set()
+    path, log = tmp_path / "run.nc", tmp_path / "log"
+    case = ("forever", "native:tsit5")
+    child = forge.begin(case, path, log)
     try:
         while not path.exists():
             time.sleep(0.01)
-        while reads < 1000:
-            ends.add(float(_opened(path)["flow"].time[-1]))
-            reads += 1
+        ends = [float(_opened(path)["flow"].time[-1]) for _ in range(1000)]
     finally:
-        stop.set()
-        writer.join()
-    assert set(code) == {0}
-    assert reads == 1000
-    assert len(ends) > 5
+        os.kill(child, signal.SIGKILL)
+    assert forge.ended() == -signal.SIGKILL
+    assert ends == sorted(ends)
+    assert len(set(ends)) > 100
