@@ -93,7 +93,7 @@ class Run:
         report: Callable[[], None] | None = None,
     ) -> tuple[Status, str]:
         """Step until a verdict is due; `report` is called where the run could go on."""
-        meter, state, first_step, rest = self.meter, self.state, self.first_step, self.rest
+        meter, state, first_step = self.meter, self.state, self.first_step
         try:
             if met := self._met(targets):
                 return met, ""
@@ -125,12 +125,8 @@ class Run:
                     continue
                 if status is not None:
                     return status, ""
-                if self._growth() > BLOW_UP:
-                    return Status.DIVERGED, f"|theta| grew by a factor of {self._growth():.3g}"
-                if rest is not None and rest(np.array([self.t]), self.theta[None])[0]:
-                    return Status.STALLED, ""
-                if hopeless := self._hopeless(state, len(step.attempts)):
-                    return hopeless
+                if over := self._over(state, len(step.attempts)):
+                    return over
                 if report is not None and self._marked(state):
                     report()
         except Halt as halt:
@@ -143,6 +139,14 @@ class Run:
         left = self.settings.t_end - self.t
         first = None if first_step is None else min(first_step, left)
         return self.method.init(field, self.t, self.theta, replace(self.settings, first_step=first))
+
+    def _over(self, state: Any, new: int) -> tuple[Status, str] | None:
+        """The verdict on a run that need not go on after `new` more attempts."""
+        if self._growth() > BLOW_UP:
+            return Status.DIVERGED, f"|theta| grew by a factor of {self._growth():.3g}"
+        if self.rest is not None and self.rest(np.array([self.t]), self.theta[None])[0]:
+            return Status.STALLED, ""
+        return self._hopeless(state, new)
 
     def _hopeless(self, state: Any, new: int) -> tuple[Status, str] | None:
         """The verdict on steps that stay too short to go on, now and then looked for."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import gflow
 from gflow.data import sha256
@@ -122,8 +123,20 @@ def git_revision() -> str:
     return revision + "+dirty" if revision and dirty else revision
 
 
+_DIGESTS: WeakKeyDictionary[Problem, str] = WeakKeyDictionary()
+"""Of problems whose runs are written again and again."""
+
+
 def data_digest(problems: Sequence[Problem]) -> str:
     """Digest of all inputs and targets; empty if there are none."""
+    if len(problems) > 1:
+        return _digest(problems)
+    if problems[0] not in _DIGESTS:
+        _DIGESTS[problems[0]] = _digest(problems)
+    return _DIGESTS[problems[0]]
+
+
+def _digest(problems: Sequence[Problem]) -> str:
     with_data = [problem for problem in problems if problem.n_samples]
     arrays = [_array(tensor) for problem in with_data for tensor in (problem.x, problem.y)]
     return sha256(*arrays) if arrays else ""
