@@ -26,6 +26,8 @@ Observables = Mapping[str, Callable[[Tensor], Any]]
 Forms = dict[str, tuple[tuple[str, ...], Any]]
 """Name to dimensions and values."""
 
+FARTHEST = 1e75
+"""Targets xi beyond which powers of it in the closed form of the exact flow overflow."""
 INTEGERS = ("accepted", "nfe", "hessians", "linear_solves", "jvps")
 """The step log's whole numbers; in an ensemble, -1 pads the members of fewer steps."""
 
@@ -172,7 +174,7 @@ def _closed_forms(
         data["sharpness_limit"] = ((), reference.sharpness_at_limit)
     if times is not None and exact_backward:
         data["loss_bound"] = (("time",), reference.loss_bound(times))
-        if problem.model.dim == 1 and reference.full_rank:
+        if problem.model.dim == 1 and reference.full_rank and abs(reference.xi[0]) < FARTHEST:
             mean_square, xi = float(reference.sigma[0, 0]), float(reference.xi[0])
             exact = exact_trajectory(times, start, mean_square, xi)
             data["theta_exact"] = (("time", "parameter"), exact)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -256,3 +258,11 @@ def _descent_end(config: Config) -> float:
     if math.isinf(config.flow.t_end):
         raise ConfigError("descent.t_end is missing, and flow.t_end is inf; give one end.")
     return config.flow.t_end
+
+
+def run_key(config: Config, kind: Kind) -> str:
+    """What a file is keyed to: all of a configuration that decides its data."""
+    tables = config.model_dump(mode="json", exclude_none=True)
+    tables["run"].pop("checkpoint_seconds")
+    text = json.dumps([kind, tables], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -86,7 +86,7 @@ def plan_second(options: FlowOptions, first: Trajectory, dtype: torch.dtype) -> 
     step = _first_step(first)
     tightened = replace(
         options,
-        rtol=options.rtol * factor,
+        rtol=max(options.rtol * factor, smallest_rtol(dtype)),
         atol=options.atol * factor,
         first_step=step / 2 if step else None,
     )

@@ -14,8 +14,8 @@ import torch
 import xarray as xr
 
 from gflow.assemble import Observables
-from gflow.config import config_from_dict, with_values
-from gflow.configured import run_config
+from gflow.config import Config, config_from_dict, with_values
+from gflow.configured import run_config, run_key
 from gflow.errors import StoreError
 from gflow.flow_run import ProgressCallback
 from gflow.flows import Flow
@@ -24,6 +24,7 @@ from gflow.status import Status
 from gflow.store.checkpoint import read_checkpoint
 from gflow.store.files import open_tree
 from gflow.store.output import SECONDS, Output
+from gflow.store.provenance import Provenance
 from gflow.times import is_count, save_times
 from gflow.workbench import compare, descend, integrate
 
@@ -114,11 +115,23 @@ def resume(
         key=key,
         folder=str(payload.get("folder", "")),
     )
-    given = {"evaluation": evaluation, "observables": observables}
+    given: dict[str, Any] = {"evaluation": evaluation, "observables": observables}
     with output as file, _threads(int(tree.attrs["threads"])):
         if problem is None:
             return _by_configuration(source, tree, payload, changes, file, progress)
+        given |= {"provenance": _origin(tree, payload, changes)}
         return _by_arguments(problem, payload, changes, flow, given, file, progress)
+
+
+def _origin(
+    tree: xr.DataTree, payload: Mapping[str, Any], changes: Mapping[str, Any]
+) -> Provenance:
+    """What a file tells of its run's origin."""
+    attrs, problem = tree.attrs, tree["problem"]
+    config = _changed(tree, payload, changes).to_toml() if attrs["config"] else ""
+    features = problem["feature"].to_numpy().tolist() if "feature" in problem.coords else None
+    source, seeds = str(problem.attrs["data_source"]), str(attrs.get("seeds", ""))
+    return Provenance(str(attrs["command"]), config, source, features, seeds)
 
 
 @contextlib.contextmanager
@@ -159,6 +172,12 @@ def _changes(
         return None
     if payload["kind"] == "descend" and max_steps is not None:
         raise StoreError(f"{source} holds gradient descent alone, which has no step limit.")
+    attempts = tree["flow_steps"].sizes["step"] if "flow_steps" in tree.children else 0
+    if max_steps is not None and max_steps <= attempts:
+        raise StoreError(
+            f"{source} has made {attempts} steps already, so a limit of {max_steps} leaves none; "
+            "it counts all steps from the start."
+        )
     limited = "flow" in tree.children and str(tree["flow"].status.values) == Status.STEP_LIMIT
     if limited and max_steps is None:
         raise StoreError(
@@ -258,24 +277,30 @@ def _by_configuration(
     file: Output,
     progress: ProgressCallback | None,
 ) -> xr.DataTree:
-    text = str(tree.attrs["config"])
-    if not text:
+    if not tree.attrs["config"]:
         raise StoreError(
             f"{source} was made in Python: go on there, with gflow.resume(path, problem)."
         )
-    table = "descent" if payload["kind"] == "descend" else "flow.stop"
-    values = {_key(payload, name): value for name, value in changes.items() if name != "stop"}
-    values |= {f"{table}.{key}": value for key, value in changes.get("stop", {}).items()}
-    try:
-        raw = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"The configuration in {source} is not valid TOML: {error}.") from None
-    config = config_from_dict(with_values(raw, values))
-    folder = source.parent / str(payload["folder"])
+    config = _changed(tree, payload, changes)
+    folder = source.resolve().parent / str(payload["folder"])
+    if changes:
+        file.key = run_key(config, payload["kind"])
     command = str(tree.attrs["command"])
     return run_config(
         config, payload["kind"], folder, progress=progress, command=command, output=file
     )
+
+
+def _changed(tree: xr.DataTree, payload: Mapping[str, Any], changes: Mapping[str, Any]) -> Config:
+    """The file's configuration with what is changed of the call's arguments."""
+    table = "descent" if payload["kind"] == "descend" else "flow.stop"
+    values = {_key(payload, name): value for name, value in changes.items() if name != "stop"}
+    values |= {f"{table}.{key}": value for key, value in changes.get("stop", {}).items()}
+    try:
+        raw = tomllib.loads(str(tree.attrs["config"]))
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"The file's configuration is not valid TOML: {error}.") from None
+    return config_from_dict(with_values(raw, values))
 
 
 def _key(payload: Mapping[str, Any], name: str) -> str:

@@ -27,8 +27,8 @@ ROOT_ATTRIBUTES = (
 )
 
 
-LATER_ATTRIBUTES = ("kind", "started_at", "finished_at", "seeds", "run_key", "resumed")
-"""Further ones of the root, which older files lack."""
+LATER_ATTRIBUTES = ("kind", "started_at", "finished_at", "seeds")
+"""Further ones of the root, which older files lack; ``run_key`` and ``resumed`` are some files'."""
 
 
 @dataclass(frozen=True)

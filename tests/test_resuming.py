@@ -164,7 +164,9 @@ def test_a_running_file_says_so_and_holds_its_saves(tmp_path, monkeypatch):
         assert np.isfinite(flow.loss).all()
         np.testing.assert_array_equal(flow.theta[:before], whole["flow"].theta[:before])
         np.testing.assert_allclose(flow.loss[:before], whole["flow"].loss[:before], rtol=1e-12)
-        assert np.isfinite(flow.energy_residual).all()
+        if "energy_residual" in flow:  # the audit waits for a batch of panels
+            assert np.isfinite(flow.energy_residual).all()
+    assert any("energy_residual" in tree["flow"] for tree in seen)
     ends = [float(tree["flow"].time[-1]) for tree in seen]
     assert ends == sorted(ends)
 

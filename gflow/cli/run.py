@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import itertools
-import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +25,6 @@ from gflow.store.output import Output
 if TYPE_CHECKING:
     import xarray as xr
 
-    from gflow.config import Config
     from gflow.configured import Kind
     from gflow.flow_run import Progress, ProgressCallback
 
@@ -115,15 +112,15 @@ def run(
     target = Path(output or f"{config.stem}.nc")
     if overwrite and resume:
         raise click.UsageError("--overwrite and --resume ask for opposites; keep one of them.")
+    from gflow.configured import run_config, run_key
+
     key = run_key(checked, kind)
     if target.exists() and not overwrite:
         check_existing(target, key, resume)
         return go_on(target, quiet, {})
     check_dataset(target, overwrite, read)
-    from gflow.configured import run_config
-
     seconds = checked.run.checkpoint_seconds
-    folder = os.path.relpath(config.parent, target.parent)
+    folder = os.path.relpath(config.parent.resolve(), target.parent.resolve())
     file = Output(target, seconds, overwrite, say_error, key=key, folder=folder)
     with file, watched(quiet) as progress:
         tree = run_config(
@@ -137,7 +134,7 @@ def go_on(target: Path, quiet: bool, changes: Mapping[str, Any]) -> int:
     from gflow.resuming import is_complete, resume
     from gflow.store.files import open_tree
 
-    if not any(value is not None for value in changes.values()) and is_complete(open_tree(target)):
+    if changes.get("t_end") is None and is_complete(open_tree(target)):
         if not quiet:
             click.echo(
                 f"{shlex.quote(str(target))} is complete; nothing was done. `gflow resume` with "
@@ -167,14 +164,6 @@ def tell(tree: xr.DataTree, target: Path, quiet: bool) -> int:
     if not (quiet and succeeded):
         click.echo("\n".join(conclusion(tree, target, succeeded)), err=not succeeded)
     return 0 if succeeded else 1
-
-
-def run_key(config: Config, kind: Kind) -> str:
-    """What a file is keyed to: all of a configuration that decides its data."""
-    tables = config.model_dump(mode="json", exclude_none=True)
-    tables["run"].pop("checkpoint_seconds")
-    text = json.dumps([kind, tables], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check_existing(target: Path, key: str, resume: bool) -> None:

@@ -34,6 +34,12 @@ STABLE = {
 the Adams methods, whose order changes, that of order 4."""
 NEAR = 0.5
 """Part of that from which stability, and not the tolerance, is what limits a step."""
+SOUND = 0.1
+"""Slope above which no singular point is near, however it fell."""
+BOUND = 2.0
+"""Step times rate up to which rounding of the field passes into an implicit method's step."""
+IDLE = 1e-3
+"""Step times rate below which neither stability nor a smooth field explains the steps."""
 NARROW, FALLEN = 1e-3, 1e-2
 """Slope of the fixed-point equation, in itself and to its start, that counts as singular."""
 STEEP, GROWN = 1e6, 1e4
@@ -91,10 +97,13 @@ def _singular(scene: Scene) -> Finding | None:
     """Whether the run came close to where the gradient is singular."""
     now, before = scene.slopes(scene.state), scene.slopes(scene.trajectory.theta[0])
     small = now is not None and float(now.min()) <= NARROW
-    fallen = now is not None and before is not None and now.min() <= FALLEN * before.min()
+    sound = now is not None and float(now.min()) > SOUND
+    fallen = False
+    if now is not None and before is not None and not sound:
+        fallen = float(now.min()) <= FALLEN * float(before.min())
     told = f"{tell_slopes(scene)} " if small or fallen else ""
     near = told[:1].upper() + told[1:]
-    if not told and not scene.rate * scene.t > STEEP:
+    if not told and (sound or not scene.rate * scene.t > STEEP):
         return None
     first = scene.rate_at(0.0, scene.trajectory.theta[0])
     if not told and not scene.rate > GROWN * first:
@@ -108,7 +117,7 @@ def _singular(scene: Scene) -> Finding | None:
 def _noise(scene: Scene) -> Finding | None:
     """Whether rounding of the field alone makes up the error that a step is allowed."""
     state, options = scene.state, scene.options
-    if scene.step * scene.rate > NEAR * STABLE.get(scene.method.info.name, math.inf):
+    if scene.step * scene.rate > NEAR * STABLE.get(scene.method.info.name, BOUND):
         return None
     signs = 1.0 - 2.0 * (torch.arange(len(state), device=state.device) % 2).to(state)
     moved = state * (1.0 + NUDGE * torch.finfo(state.dtype).eps * signs)
@@ -138,7 +147,8 @@ def _jump(scene: Scene) -> Finding | None:
     """Whether the field is discontinuous at the end, where many steps were rejected."""
     table = scene.trajectory.log.table[-RECENT:]
     refused = 1 - table[:, 3].mean() if len(table) else 0.0
-    if refused < REFUSED and scene.trajectory.status is not Status.STEP_UNDERFLOW:
+    suspect = refused >= REFUSED or scene.step * scene.rate < IDLE
+    if not suspect and scene.trajectory.status is not Status.STEP_UNDERFLOW:
         return None
     value, size = scene.value(scene.state), 1.0 + float(scene.state.abs().max())
     if value is None or not float(value.abs().max()) > 0:

@@ -87,7 +87,7 @@ class EnergyAudit:
 
     def __init__(self, problem: Problem, flow: Flow | str = "gradient") -> None:
         self._problem, self._flow = problem, parse_flow(flow).on(problem)
-        self._batch = min(BATCH, max(1, CHUNK // (NODES * problem.width)))
+        self._batch = min(BATCH, max(1, CHUNK // (NODES * problem.width * problem.n_parameters)))
         self._panel: list[Step] = []
         self._pending: list[Panel] = []
         self._edges: list[np.ndarray] = []

@@ -18,6 +18,8 @@ from gflow.problem import CHUNK, Problem
 class Series:
     """The diagnostics along one run whose saves come one after another.
 
+    The last one may be where the run is at the moment, which no later call has again.
+
     They are evaluated in blocks of so many saves as memory allows, each block once and always the
     same, so that what comes out does not depend on when it was asked for.
 
@@ -39,7 +41,7 @@ class Series:
     def __call__(self, theta: Tensor) -> dict[str, Tensor]:
         """The diagnostics (T,) at all saves (T, P) so far, those of earlier calls among them."""
         done = len(self._blocks) * self._size
-        for block in torch.split(theta[done:], self._size):
+        for block in torch.split(theta[done:-1], self._size):  # the last may not be a save
             if len(block) == self._size:
                 self._blocks.append(self._evaluate(block))
         found = [values for values, _ in self._blocks]

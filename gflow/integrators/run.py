@@ -92,7 +92,7 @@ class Run:
         max_steps: int,
         report: Callable[[], None] | None = None,
     ) -> tuple[Status, str]:
-        """Step until a verdict is due; `report` is called where the run could go on."""
+        """Step until a verdict is due; `report` is called after every step."""
         meter, state, first_step = self.meter, self.state, self.first_step
         try:
             if met := self._met(targets):
@@ -127,7 +127,8 @@ class Run:
                     return status, ""
                 if over := self._over(state, len(step.attempts)):
                     return over
-                if report is not None and self._marked(state):
+                if report is not None:
+                    self._note(state)
                     report()
         except Halt as halt:
             return halt.status, ""
@@ -179,13 +180,12 @@ class Run:
     def _continuing(self) -> list[Continuing]:
         return [one for one in self.observers if isinstance(one, Continuing)]
 
-    def _marked(self, state: Any) -> bool:
+    def _note(self, state: Any) -> None:
         """Note where the run could go on, if it could from here."""
-        if not self.marking:
-            return True
         continuing = self._continuing()
-        if not self.t < self.settings.t_end or not all(one.clean() for one in continuing):
-            return False
+        clean = all(one.clean() for one in continuing)
+        if not (self.marking and clean and self.t < self.settings.t_end):
+            return
         meter, rest = self.meter, self.rest
         self.mark = _Mark(
             self.t,
@@ -200,7 +200,6 @@ class Run:
             None if rest is None else rest.state(),
             [one.state() for one in continuing],
         )
-        return True
 
     def snapshot(self, seconds: float) -> Snapshot | None:
         """Where the run can go on, after so many seconds in all."""
@@ -248,7 +247,7 @@ class Run:
         for observer, state in zip(self._continuing(), snapshot.observers, strict=True):
             observer.restore(state)
         self.seconds = snapshot.seconds
-        self._marked(self.state)
+        self._note(self.state)
 
     def trajectory(self, status: Status, reason: str, began: float) -> Trajectory:
         """What there is so far."""

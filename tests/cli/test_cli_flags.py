@@ -92,6 +92,7 @@ SAMPLES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "diagnostics.sharpness": ("all", "all", TEACHER),
     "diagnostics.eigenvalues": ("3", 3, TEACHER),
     "run.store_theta": ("ends", "ends", TEACHER),
+    "run.checkpoint_seconds": ("2.5", 2.5, TEACHER),
     "run.dtype": ("float32", "float32", TEACHER),
     "run.device": ("cuda:1", "cuda:1", TEACHER),
     "run.threads": ("2", 2, TEACHER),

@@ -125,7 +125,7 @@ def test_a_config_is_immutable_and_hashable():
         (
             {"run__qqq": 1},
             "run.qqq is unknown; the keys of [run] are dtype, device, threads, store_data, "
-            "store_theta.",
+            "checkpoint_seconds, store_theta.",
         ),
         ({"flow.rtol": 1}, '"flow.rtol" is unknown; did you mean flow.rtol?'),
         ({"flow__rtol": "abc"}, 'flow.rtol is "abc"; it must be a number between 0 and 1.'),

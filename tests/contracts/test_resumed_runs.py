@@ -53,8 +53,8 @@ class Collector:
 
     def keep(self, trajectory):
         assert trajectory.status is Status.RUNNING
-        assert trajectory.snapshot is not None
-        self.kept.append(trajectory)
+        if trajectory.snapshot is not None:
+            self.kept.append(trajectory)
 
 
 def tanh_problem():
