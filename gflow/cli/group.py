@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import shlex
@@ -58,7 +59,7 @@ class LazyGroup(click.Group):
         settings |= {"standalone_mode": False, "prog_name": "gflow"}
         settings["obj"] = shlex.join(["gflow", *typed])
         run = super().main
-        sys.exit(exit_code(lambda: run(typed, **settings)))
+        sys.exit(_flushed(exit_code(lambda: run(typed, **settings))))
 
 
 def exit_code(run: Callable[[], Any]) -> int:
@@ -104,6 +105,19 @@ def _mend_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _flushed(code: int) -> int:
+    """The exit code once all output is written; what cannot be is dropped, and told."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Else Python tries again as it exits, and complains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if code == 0 and error.errno != errno.EPIPE:
+            say_error(f"{error.strerror}.")
+            return 1
+    return code
 
 
 def say_error(message: str) -> None:
