@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gflow.schema import LATER_ATTRIBUTES, ROOT_ATTRIBUTES
 from gflow.status import Status
 
 if TYPE_CHECKING:
     import xarray as xr
 
 _ROOT = {"schema_version": Integral, "threads": Integral, "wall_seconds": Real}
+_KNOWN = (*ROOT_ATTRIBUTES, *LATER_ATTRIBUTES, "run_key", "resumed")
 _NUMBERS = ("rtol", "atol", "weight_decay")
 _TEXTS = {
     "backward",
@@ -49,8 +51,8 @@ def value_faults(tree: xr.DataTree, swept: bool) -> Iterator[str]:
     for name, value in tree.attrs.items():
         if swept and isinstance(value, str) and value == "varies":
             continue
-        kind = _ROOT.get(str(name), str)
-        if not isinstance(value, kind):
+        kind = _ROOT.get(str(name), str) if name in _KNOWN else None
+        if kind is not None and not isinstance(value, kind):
             yield f"the attribute {name} of / is no {_WORDS[kind]}"
     groups = {name: node.to_dataset(inherit=False) for name, node in tree.children.items()}
     ensemble = "flow" in groups and "trajectory" in groups["flow"].dims

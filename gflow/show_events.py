@@ -40,7 +40,7 @@ def event_rows(flow: xr.Dataset) -> Rows:
     total = int(flow.event_count.item())
     if total > len(rows) - 1:
         rows.append((f"{total - len(rows) + 1} more", "", ""))
-    return rows if total else [*rows, (f"none of {flow.attrs['events']}", "", "")]
+    return rows if total else [*rows, (f"none of {flow.attrs.get('events', 'them')}", "", "")]
 
 
 def _spread(flow: xr.Dataset) -> Rows:
@@ -59,7 +59,8 @@ def _spread(flow: xr.Dataset) -> Rows:
         share = f"{len(met)} of {len(first)}"
         told = (met.min(), np.median(met), met.max())
         rows.append((_told(kind, value, direction), share, *(f"{time:.6g}" for time in told)))
-    return rows if found else [*rows, (f"none of {flow.attrs['events']}", "", "", "", "")]
+    asked = flow.attrs.get("events", "them")
+    return rows if found else [*rows, (f"none of {asked}", "", "", "", "")]
 
 
 def _told(kind: Any, value: float, direction: float) -> str:

@@ -31,6 +31,9 @@ def validate(tree: xr.DataTree) -> None:
         flow = tree["flow"]
         lacking = [name for name in wanted if name not in flow.attrs and name not in flow]
         faults += [f"/flow lacks the attribute {name}" for name in lacking]
+        events = [name for name in GROUPS["flow"] if name.startswith("event_")]
+        if any(name in flow for name in events):
+            faults += [f"/flow has events without {name}" for name in events if name not in flow]
         if "trajectory" in flow.dims:
             faults += [f"/flow lacks {name}" for name in FINAL if name not in flow]
     if not {"flow", "descent", "sweep"} & set(tree.children):
