@@ -129,6 +129,8 @@ def lone_estimate(
     if progress is not None:
         watching.append(Reporter(problem, end, progress))
     second = flow.run(watching)
+    if second.status is Status.INTERRUPTED:
+        raise KeyboardInterrupt
     theta = first.theta[:, :size]
     apart = torch.linalg.vector_norm(theta - _at(second, first.t)[:, :size], dim=-1)
     values = _floored(apart / abs(1 - plan.ratio), theta)

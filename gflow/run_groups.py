@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 import xarray as xr
 from torch import Tensor
 
@@ -100,9 +101,6 @@ def integrate_one(
             asked,
         ).assign_attrs(rtol=options.rtol, atol=options.atol, **_written(options.law))
         found = lone_events(_where_conserved(found, options.law), events, recording.events)
-        if switches["error_estimate"] and not running:
-            estimate = lone_estimate(problem, start, options, trajectory, recording.progress)
-            found = found.assign(error_estimate=estimate)
         return {"flow": found, "flow_steps": assemble.steps_group(trajectory)}
 
     trajectory = flow.whole(
@@ -112,8 +110,17 @@ def integrate_one(
         None if keeping is None else keeping.of_flow(flow.method, flow.reason, groups),
         None if keeping is None else keeping.snapshot(),
     )
-    trajectory = diagnosed(problem, options, trajectory)
+    losses = measures.at(0, trajectory.theta[:, : problem.n_parameters])["loss"]
+    trajectory = diagnosed(problem, options, with_finite_loss(trajectory, losses))
+    estimate = None
+    if switches["error_estimate"]:
+        try:
+            estimate = lone_estimate(problem, start, options, trajectory, recording.progress)
+        except KeyboardInterrupt:
+            trajectory = trajectory.ended(Status.INTERRUPTED, "its error was being estimated")
     described = groups(trajectory)
+    if estimate is not None:
+        described["flow"] = described["flow"].assign(error_estimate=estimate)
     if keeping is not None:
         keeping.flow(trajectory, described)
     return trajectory, described
@@ -148,6 +155,16 @@ def descent_groups(
         reference = assemble.reference_group(problem, start, times, descent.step_sizes)
         described |= {} if reference is None else {"reference": reference}
     return descent, described
+
+
+def with_finite_loss(trajectory: Trajectory, losses: Tensor) -> Trajectory:
+    """The trajectory with another verdict if its loss is not finite at a save where it has one."""
+    bad = torch.nonzero(~torch.isfinite(losses)).flatten()
+    if not trajectory.status.ok or not len(bad):
+        return trajectory
+    place = int(bad[0])
+    t, status = float(trajectory.t[place]), Status.NONFINITE if place else Status.NONFINITE_START
+    return trajectory.ended(status, f"the loss is {float(losses[place])} at t = {t:.6g}")
 
 
 def _is_gradient(flow: Flow) -> bool:

@@ -177,6 +177,9 @@ def _pace(scene: Scene) -> Finding:
     if not info.adaptive:
         stable = "" if math.isinf(limit) else f", and {info.name} is stable up to {limit:.3g}"
         known = "" if math.isnan(reached) else f"{measured}{stable}; "
+        if reached > limit:
+            most = f"{limit / scene.rate:.3g}"
+            return Cause.UNSTABLE, f"The step is too long: {measured}{stable}. Lower it to {most}."
         advice = "Raise step_size if that allows, or max_steps; or take an adaptive method."
         return Cause.FIXED_STEP, f"The step is fixed: {known}{pace}. {advice}"
     if reached > NEAR * limit:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from gflow.integrators.base import Field, Method, Settings
 from gflow.integrators.meter import Meter
-from gflow.integrators.run import BLOW_UP, FOREVER, MAX_RETRIES, SHRINK, Run, verdict
+from gflow.integrators.run import BLOW_UP, FOREVER, MAX_RETRIES, SHRINK, Run
 from gflow.integrators.snapshot import Keeper, Snapshot
 from gflow.integrators.target import Observer, Target
-from gflow.integrators.trajectory import Path, Saver, Trajectory
+from gflow.integrators.trajectory import Path, Saver, Trajectory, verdict
 from gflow.status import Status
 
 __all__ = ["BLOW_UP", "FOREVER", "MAX_RETRIES", "SHRINK", "Observer", "Target", "integrate_field"]

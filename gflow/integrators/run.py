@@ -17,7 +17,7 @@ from gflow.integrators.rest import Rest
 from gflow.integrators.rounding import due, lone_reason
 from gflow.integrators.snapshot import Continuing, Snapshot, kept_state, with_settings
 from gflow.integrators.target import Observer, Target, cut
-from gflow.integrators.trajectory import LoggedStep, Saver, StepLog, Trajectory
+from gflow.integrators.trajectory import LoggedStep, Saver, StepLog, Trajectory, verdict
 from gflow.status import Status
 
 SHRINK = 0.25
@@ -334,15 +334,3 @@ class Run:
             if target.is_met(step.t1, step.theta1):
                 found, step = target.status, cut(step, target)
         return found, step
-
-
-def verdict(
-    status: Status, reason: str, t: float, accepted: int, attempts: int, dt: float, nfe: int
-) -> str:
-    """The verdict in sentences; `dt` is the last step tried."""
-    last = f", last dt = {dt:.3g}" if attempts else ""
-    where = (
-        f"It ended at t = {t:.6g} after {accepted} steps "
-        f"({attempts - accepted} rejected{last}) and {nfe} field evaluations"
-    )
-    return f"{status.sentence} {where}{': ' + reason if reason else ''}."

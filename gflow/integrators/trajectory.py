@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -172,6 +173,13 @@ class Trajectory:
         """Number of rejected steps."""
         return len(self.log) - self.accepted
 
+    def ended(self, status: Status, reason: str) -> Trajectory:
+        """The same with another verdict."""
+        dt = float(self.log.table[-1, 1]) if len(self.log) else math.nan
+        t, counts = float(self.t[-1]), (self.accepted, len(self.log))
+        told = verdict(status, reason, t, *counts, dt, self.nfe)
+        return replace(self, status=status, reason=reason, message=told)
+
     def resaved(self, times: Callable[[float], Tensor]) -> Trajectory:
         """The same trajectory saved at times chosen from where it ended; needs its path."""
         end = float(self.t[-1])
@@ -193,6 +201,18 @@ class Trajectory:
             jvps=self.jvps + again.jvps,
             wall_seconds=self.wall_seconds + again.wall_seconds,
         )
+
+
+def verdict(
+    status: Status, reason: str, t: float, accepted: int, attempts: int, dt: float, nfe: int
+) -> str:
+    """The verdict in sentences; `dt` is the last step tried."""
+    last = f", last dt = {dt:.3g}" if attempts else ""
+    where = (
+        f"It ended at t = {t:.6g} after {accepted} steps "
+        f"({attempts - accepted} rejected{last}) and {nfe} field evaluations"
+    )
+    return f"{status.sentence} {where}{': ' + reason if reason else ''}."
 
 
 class Saver:

@@ -120,7 +120,7 @@ def _value_axis(ax: Axes, every: Sequence[Run], label: str) -> None:
     Descents that failed may leave it: they widen it no more than by :data:`SLACK`.
     """
     ax.set_ylabel(label)
-    failed = {run.colour for run in every if run.step_size is not None and not run.ok}
+    failed = {run.colour for run in every if run.step_size is not None and run.failed}
     pale = [found for found in ax.collections if isinstance(found, LineCollection)]
     drawn = _values([*ax.lines, *pale])
     core = _values([*(line for line in ax.lines if line.get_color() not in failed), *pale])

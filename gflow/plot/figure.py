@@ -146,8 +146,15 @@ def _add_key(figure: Figure) -> None:
 def _add_title(figure: Figure, tree: xr.DataTree) -> None:
     """What ran, and below it how it ended; failures in red."""
     head = textwrap.wrap(description(tree), 95)
-    notes = [(line, GREY) for line in _wrapped("ended as asked: ", verdicts(tree, ok=True))]
-    notes += [(line, RED) for line in _wrapped("failed: ", verdicts(tree, ok=False))]
+    notes = [
+        (line, colour)
+        for start, kind, colour in (
+            ("ended as asked: ", "ok", GREY),
+            ("so far: ", "is_open", GREY),
+            ("failed: ", "failed", RED),
+        )
+        for line in _wrapped(start, verdicts(tree, kind))
+    ]
     # The title's empty lines keep the room for notes of another colour.
     text = "\n".join(head + [""] * len(notes))
     title = figure.suptitle(text, x=0.012, ha="left", fontsize=11, weight="bold")

@@ -50,7 +50,7 @@ def plot_loss(ax: Axes, tree: xr.DataTree) -> None:
     """Loss against time: on the evaluation set dashed, its upper bound dotted."""
     every = runs(tree)
     draw(ax, every, [run.values("loss") for run in every])
-    mark_failures(ax, _last_losses([run for run in every if not run.ok]))
+    mark_failures(ax, _last_losses([run for run in every if run.failed]))
     key = {"training": SOLID}
     if any("evaluation_loss" in run.data for run in every):
         draw(ax, every, [run.values("evaluation_loss") for run in every], beside=True)

@@ -113,7 +113,7 @@ def _draw_paths(ax: Axes, drawn: list[Run], paths: list[Array]) -> None:
             if run.ok:
                 size = 1.3 * (1 + run.width)
                 ax.plot(*path[-1], "o", color=run.colour, markersize=size, zorder=5)
-    failed = [path[-1] for run, path in zip(drawn, paths, strict=True) if not run.ok]
+    failed = [path[-1] for run, path in zip(drawn, paths, strict=True) if run.failed]
     mark_failures(ax, np.array(failed))
 
 

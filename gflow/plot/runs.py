@@ -59,6 +59,16 @@ class Run:
         """Whether it ended where it was asked to."""
         return any(status.ok and status == self.status for status in Status)
 
+    @property
+    def failed(self) -> bool:
+        """Whether it ended otherwise than it was asked to."""
+        return not self.ok and not self.is_open
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is running, or was stopped."""
+        return self.status in (Status.RUNNING, Status.INTERRUPTED)
+
     def values(self, name: str) -> Array:
         """A variable, shape (K,) or (K, P); NaN if the dataset lacks it."""
         return self.data[name] if name in self.data else np.full_like(self.time, np.nan)

@@ -31,11 +31,11 @@ def description(tree: xr.DataTree) -> str:
     return "  ·  ".join(parts)
 
 
-def verdicts(tree: xr.DataTree, ok: bool) -> list[str]:
-    """How the runs ended that did (or did not) end as asked, those of one status together."""
+def verdicts(tree: xr.DataTree, kind: str) -> list[str]:
+    """How the runs ended that are ok, is_open or failed, those of one status together."""
     found = []
     for members, describe in ((flows(tree), _flows), (descents(tree), _descents)):
-        statuses = dict.fromkeys(run.status for run in members if run.ok == ok)
+        statuses = dict.fromkeys(run.status for run in members if getattr(run, kind))
         for status in statuses:
             same = [run for run in members if run.status == status]
             found.append(f"{describe(same, len(members))} ({status})")

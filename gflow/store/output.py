@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from gflow.errors import StoreError, WriteError
 from gflow.store.files import check_dataset, replace_file
+from gflow.store.lock import Lock
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -80,14 +81,14 @@ class Output:
         self.seconds, self._overwrite = seconds, overwrite
         self._tell = tell or _warn
         self.continued, self.key, self.folder = continued, key, folder
-        self._lock: _Lock | None = None
+        self._lock: Lock | None = None
         self._due = self._began = 0.0
         self._troubled = False
         self.written, self.spent = 0, 0.0
 
     def __enter__(self) -> Self:
         check_dataset(self.path, self._overwrite)
-        self._lock = _Lock(self.path)
+        self._lock = Lock(self.path)
         try:
             _clear(self.path)
             _probe(self.path)
@@ -161,59 +162,6 @@ class Output:
                     "goes on from there."
                 )
             raise WriteError(f"{error} {kept}") from None
-
-
-class _Lock:
-    """The right to write a file; the system takes it from a process that dies.
-
-    Raises
-    ------
-    StoreError
-        If another process has it.
-    """
-
-    def __init__(self, target: Path) -> None:
-        self._path = target.with_name(f".{target.name}.lock")
-        self._file = -1
-        try:
-            import fcntl
-        except ImportError:  # not on Windows
-            return
-        while True:
-            file = self._open(target)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(file)
-                raise StoreError(f"{target} is being written by another process.") from None
-            except OSError:  # a file system without locks
-                pass
-            if self._is_current(file):
-                self._file = file
-                return
-            os.close(file)  # its last owner has removed it
-
-    def _open(self, target: Path) -> int:
-        try:
-            return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise StoreError(
-                f"The folder {target.parent} cannot be written to: {error.strerror}."
-            ) from None
-
-    def _is_current(self, file: int) -> bool:
-        try:
-            return os.path.samestat(os.fstat(file), os.stat(self._path))
-        except FileNotFoundError:
-            return False
-
-    def release(self) -> None:
-        """Let others write."""
-        if self._file >= 0:
-            with contextlib.suppress(OSError):
-                self._path.unlink()
-            os.close(self._file)
-            self._file = -1
 
 
 def _clear(target: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ from gflow.sweeps.cells import Groups
 
 VARIES = "varies"
 """Value of an attribute that differs from cell to cell; a variable of its name has the values."""
+ENDS: Mapping[str, Callable[[str, str], str]] = {"started_at": min, "finished_at": max}
+"""Attributes of the root that tell the first or the last of all cells."""
 
 _OWN = ("step", "event", "mode")
 """Dimensions that are each group's own; the labels of the others are those of all groups."""
@@ -82,8 +84,10 @@ class Layout:
     def add_root(self, attrs: Mapping[Any, Any], without: Container[str]) -> None:
         """Take note of the root's attributes of a part, but for some."""
         for name, value in attrs.items():
-            if name not in without and not _same(self.attrs.setdefault(name, value), value):
-                self.attrs[name] = VARIES
+            if name in without or _same(self.attrs.setdefault(name, value), value):
+                continue
+            ends = ENDS.get(str(name))
+            self.attrs[name] = VARIES if ends is None else ends(self.attrs[name], value)
 
     def add(self, groups: Groups) -> None:
         """Take note of a cell."""

@@ -20,6 +20,7 @@ from gflow.configured import Kind
 from gflow.errors import UsageError
 from gflow.status import Status
 from gflow.store.files import open_tree
+from gflow.store.lock import Lock
 from gflow.sweeps.folder import Place, find_parts, make_folder, write_part
 from gflow.sweeps.gathered import Gathered
 from gflow.sweeps.local import LocalPool
@@ -197,10 +198,11 @@ def run_sweep(
     base, folder = _read(config, overrides)
     check_target(output, overwrite, _inputs(config, base, folder))
     plan = make_plan(base, axes, kind, folder)
-    run = _Run(plan, make_folder(output), progress)
-    run.find(tell)
-    run.go(_workers(workers, scheduler), command)
-    run.gathered.write(output, command)
+    with Lock(output):
+        run = _Run(plan, make_folder(output), progress)
+        run.find(tell)
+        run.go(_workers(workers, scheduler), command)
+        run.gathered.write(output, command)
     return Finished(
         output,
         run.folder,
