@@ -12,6 +12,7 @@ The tree (indentation is inheritance), with the exit code that the command line 
             StoreError       2   a file that cannot be read or written
                 SchemaError  2   a file or tree that does not follow the schema
                 WriteError   1   a run's file that could no longer be written
+                LockedError  1   a file that another process is writing
         EquilibriumError     1   the fixed point of a DEQ does not exist or is not unique
 
 A run that ends early raises none of these: it returns its partial trajectory with a
@@ -63,6 +64,12 @@ class SchemaError(StoreError):
 
 class WriteError(StoreError):
     """A run's file could be written when it began, and no longer."""
+
+    exit_code = 1
+
+
+class LockedError(StoreError):
+    """A file is being written by another process."""
 
     exit_code = 1
 

@@ -29,8 +29,8 @@ from gflow.store.output import Output
 from gflow.store.provenance import data_digest
 
 Groups = dict[str, xr.Dataset]
-PARTS = ("flow", "method", "reached", "descent")
-"""Of a checkpoint: what depends on how far the run has come."""
+PARTS = ("flow", "method", "reached", "descent", "grids")
+"""Of a checkpoint: what depends on how far the run has come, or once came."""
 
 
 @dataclass
@@ -152,6 +152,7 @@ class Keeping:
         payload = {**self.call, **self.parts, "resumed": self.resumed}
         payload |= {name: tree.attrs[name] for name in ("wall_seconds", "started_at")}
         payload |= {"problem": self._fingerprint, "folder": self.output.folder}
+        payload["checkpoint_seconds"] = float(self.output.seconds)
         tree[NAME] = xr.DataTree(checkpoint_group(payload))
         if self.resumed:
             tree.attrs["resumed"] = "; ".join(self.resumed)
@@ -256,10 +257,11 @@ def opened(
     """The context of a call's file, if it has one."""
     if output is None or isinstance(output, Output):
         return nullcontext(output)
-    return Output(output, _checked(seconds), overwrite)
+    return Output(output, checked_seconds(seconds), overwrite)
 
 
-def _checked(seconds: float) -> float:
+def checked_seconds(seconds: float) -> float:
+    """Seconds between two checkpoints; a ProblemError if they are none."""
     if not isinstance(seconds, Real) or isinstance(seconds, bool) or not seconds >= 0:
         raise ProblemError(f"checkpoint_seconds is {seconds!r}; it must be a number >= 0.")
     return float(seconds)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
-import torch
 import xarray as xr
 from torch import Tensor
 
@@ -14,7 +12,7 @@ from gflow import assemble, assemble_ensemble
 from gflow.assemble_events import lone_events, with_events
 from gflow.descent import Descent
 from gflow.descent_run import DescentPlan, run_descent
-from gflow.diagnosis import diagnosed, diagnosed_all
+from gflow.diagnosis import diagnosed, diagnosed_all, judged
 from gflow.diagnostics.crossings import Crossings
 from gflow.diagnostics.energy import EnergyAudit
 from gflow.diagnostics.series import Measures
@@ -56,15 +54,26 @@ def ensemble_groups(
     audited = bool(switches["energy_residual"])
     events = EnsembleEvents(recording.events, len(problems)) if recording.events else None
     run = run_ensemble(problems, starts, options, recording.progress, audited, events)
-    run = replace(run, trajectories=diagnosed_all(problems, options, run.trajectories))
     flow = assemble_ensemble.flow_group(
         problems, run, switches, recording.evaluation_problem, recording.observables
     ).assign_attrs(rtol=options.rtol, atol=options.atol, **_written(options.law))
-    flow = _where_conserved(flow, options.law)
+    losses = _losses(flow, run.trajectories)
+    members = diagnosed_all(problems, options, run.trajectories, losses)
+    estimate = None
+    if switches["error_estimate"]:
+        try:
+            estimate = ensemble_estimate(problems, starts, options, run, recording.progress)
+        except KeyboardInterrupt:
+            members = [_unestimated(one) if one.status.ok else one for one in members]
+    flow = _told(
+        _where_conserved(flow, options.law),
+        status=[str(one.status) for one in members],
+        status_message=[one.message for one in members],
+        diagnosis=[one.diagnosis for one in members],
+    )
     if events is not None:
         flow = with_events(flow, events.found, events.counts, recording.events)
-    if switches["error_estimate"]:
-        estimate = ensemble_estimate(problems, starts, options, run, recording.progress)
+    if estimate is not None:
         flow = flow.assign(error_estimate=estimate)
     groups = {"flow": flow, "flow_steps": assemble_ensemble.steps_group(run.trajectories)}
     if switches["reference"] and _is_gradient(options.law):
@@ -110,15 +119,20 @@ def integrate_one(
         None if keeping is None else keeping.of_flow(flow.method, flow.reason, groups),
         None if keeping is None else keeping.snapshot(),
     )
-    losses = measures.at(0, trajectory.theta[:, : problem.n_parameters])["loss"]
-    trajectory = diagnosed(problem, options, with_finite_loss(trajectory, losses))
+    described = groups(trajectory)
+    trajectory = diagnosed(problem, options, trajectory, described["flow"].loss.values)
     estimate = None
     if switches["error_estimate"]:
         try:
             estimate = lone_estimate(problem, start, options, trajectory, recording.progress)
         except KeyboardInterrupt:
-            trajectory = trajectory.ended(Status.INTERRUPTED, "its error was being estimated")
-    described = groups(trajectory)
+            trajectory = _unestimated(trajectory)
+    described["flow"] = _told(
+        described["flow"],
+        status=str(trajectory.status),
+        status_message=trajectory.message,
+        diagnosis=trajectory.diagnosis,
+    )
     if estimate is not None:
         described["flow"] = described["flow"].assign(error_estimate=estimate)
     if keeping is not None:
@@ -149,6 +163,9 @@ def descent_groups(
     state = None if keeping is None else keeping.parts.get("descent")
     descent = run_descent(problem, start, plan, recording.progress, keeper, state)
     described = groups(descent)
+    descent = judged(problem, descent, described["descent"].loss.values)
+    words = [str(status) for status in descent.status], descent.message
+    described["descent"] = _told(described["descent"], status=words[0], status_message=words[1])
     if keeping is not None:
         keeping.descent(descent, described)
     if switches["reference"] and _is_gradient(plan.flow):
@@ -157,14 +174,20 @@ def descent_groups(
     return descent, described
 
 
-def with_finite_loss(trajectory: Trajectory, losses: Tensor) -> Trajectory:
-    """The trajectory with another verdict if its loss is not finite at a save where it has one."""
-    bad = torch.nonzero(~torch.isfinite(losses)).flatten()
-    if not trajectory.status.ok or not len(bad):
-        return trajectory
-    place = int(bad[0])
-    t, status = float(trajectory.t[place]), Status.NONFINITE if place else Status.NONFINITE_START
-    return trajectory.ended(status, f"the loss is {float(losses[place])} at t = {t:.6g}")
+def _losses(flow: xr.Dataset, members: Sequence[Trajectory]) -> list[np.ndarray]:
+    """The losses at each member's own saves, the last of which is its end."""
+    pairs = zip(flow.loss.values, flow.loss_final.values, members, strict=True)
+    return [np.append(row[: len(one.t) - 1], end) for row, end, one in pairs]
+
+
+def _told(group: xr.Dataset, **words: str | list[str]) -> xr.Dataset:
+    """The group with other words in these variables."""
+    return group.assign({name: group[name].copy(data=np.array(w)) for name, w in words.items()})
+
+
+def _unestimated(trajectory: Trajectory) -> Trajectory:
+    """A flow whose second run was interrupted."""
+    return trajectory.ended(Status.INTERRUPTED, "its error was being estimated")
 
 
 def _is_gradient(flow: Flow) -> bool:

@@ -48,13 +48,15 @@ def summary(tree: xr.DataTree, every: bool = False) -> list[tuple[str, Rows]]:
     if "flow" in groups and "trajectory" in groups["flow"].dims:
         sections += _ensemble(groups, every)
     elif "flow" in groups:
-        sections += [("Flow", _flow(groups)), ("Where the flow ended", _flow_end(groups))]
+        running = groups["flow"].status.item() == Status.RUNNING
+        where = "Where the flow has come to" if running else "Where the flow ended"
+        sections += [("Flow", _flow(groups)), (where, _flow_end(groups))]
     if "flow" in groups and (events := event_rows(groups["flow"])):
         sections.append(("Events", events))
     if "descent" in groups:
         sections.append((_descents_title(groups["descent"]), _descents(groups)))
-        early = _early_ends(groups["descent"])
-        sections += [("Step sizes that ended early", early)] if early else []
+        for title, rows in _not_at_their_end(groups["descent"]).items():
+            sections += [(title, rows)] if rows else []
     return sections
 
 
@@ -285,13 +287,17 @@ def _limits(descent: xr.Dataset) -> list[float] | None:
     return known if len(known) == len(found) else None
 
 
-def _early_ends(descent: xr.Dataset) -> Rows:
-    told = zip(descent.step_size.values, descent.status, descent.status_message, strict=True)
-    return [
-        (f"{eta:g}", str(message.item()))
-        for eta, status, message in told
-        if not Status(str(status.item())).ok
-    ]
+def _not_at_their_end(descent: xr.Dataset) -> dict[str, Rows]:
+    """What there is to say of the step sizes that ended early, and of those that go on."""
+    early: Rows = []
+    open_: Rows = []
+    for eta, name, message in zip(
+        descent.step_size.values, descent.status.values, descent.status_message.values, strict=True
+    ):
+        status = Status(str(name))
+        if not status.ok:
+            (open_ if status is Status.RUNNING else early).append((f"{eta:g}", str(message)))
+    return {"Step sizes that ended early": early, "Step sizes that go on, or were killed": open_}
 
 
 def _value(end: xr.Dataset, name: str) -> str:

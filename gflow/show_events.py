@@ -40,7 +40,7 @@ def event_rows(flow: xr.Dataset) -> Rows:
     total = int(flow.event_count.item())
     if total > len(rows) - 1:
         rows.append((f"{total - len(rows) + 1} more", "", ""))
-    return rows if total else [*rows, (f"none of {flow.attrs.get('events', 'them')}", "", "")]
+    return rows if total else [*rows, (_none(flow), "", "")]
 
 
 def _spread(flow: xr.Dataset) -> Rows:
@@ -59,8 +59,14 @@ def _spread(flow: xr.Dataset) -> Rows:
         share = f"{len(met)} of {len(first)}"
         told = (met.min(), np.median(met), met.max())
         rows.append((_told(kind, value, direction), share, *(f"{time:.6g}" for time in told)))
-    asked = flow.attrs.get("events", "them")
-    return rows if found else [*rows, (f"none of {asked}", "", "", "", "")]
+    return rows if found else [*rows, (_none(flow), "", "", "", "")]
+
+
+def _none(flow: xr.Dataset) -> str:
+    """That nothing was crossed, and what was asked for, which older files do not tell."""
+    asked = str(flow.attrs.get("events", ""))
+    told = asked.replace("; ", ", ")
+    return f"none was crossed (asked for: {told})" if told else "none was crossed"
 
 
 def _told(kind: Any, value: float, direction: float) -> str:

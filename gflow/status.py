@@ -44,22 +44,23 @@ _SENTENCES = {
     Status.STEADY_STATE: "The trajectory reached a steady state.",
     Status.STALLED: "The trajectory no longer moves, and no stopping rule is met; loosen the rule, "
     "or stop at steady_state.",
-    Status.STEP_LIMIT: "The step limit was reached before t_end; raise max_steps, loosen rtol, or "
-    "take a method for stiff problems.",
+    Status.STEP_LIMIT: "The step limit was reached before t_end; raise max_steps, if the steps "
+    "cannot be longer.",
     Status.WALL_LIMIT: "The wall-clock limit was reached before t_end; raise wall_seconds, or make "
-    "the run cheaper (a flow: looser rtol, a method for stiff problems; a descent: larger steps).",
+    "the run cheaper (a descent: larger steps).",
     Status.INTERRUPTED: "The run was interrupted; everything up to then is kept.",
     Status.RUNNING: "The run goes on, or was killed: this is what it had come to. After a kill, "
     "gflow resume goes on from here.",
     Status.NOT_RUN: "The run was not made: its configuration or data were refused, or it failed.",
-    Status.NONFINITE_START: "The field is not finite at the start; check the data, the start and "
-    "the loss there.",
-    Status.NONFINITE: "The field is not finite beyond this point; the last finite state is kept. "
-    "Check the model and the data there.",
-    Status.DIVERGED: "The trajectory diverged: theta grows without bound. Lower the step size, or "
-    "scale the data.",
+    Status.NONFINITE_START: "The field or the loss is not finite at the start; check the data, "
+    "the start and the loss there.",
+    Status.NONFINITE: "The field or the loss is not finite; what came before is kept. Check the "
+    "model and the data there.",
+    Status.DIVERGED: "The trajectory diverged: theta grows without bound. Lower the step size if "
+    "it is given, or scale the data.",
     Status.EQUILIBRIUM_LOST: "The equilibrium is lost: beyond this point the fixed point does not "
-    "exist or is not unique. Start elsewhere, or end the run before.",
+    "exist or is not unique. Start elsewhere, end the run before, or lower the step size if it is "
+    "given.",
     Status.STEP_UNDERFLOW: "The step size fell below rounding: the field is singular or "
     "discontinuous there, or the tolerance is below what rounding allows.",
     Status.ROUNDING: "The tolerance is below what rounding leaves of the field: steps no longer "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,6 +12,47 @@ from gflow.errors import ProblemError
 
 DECADES = 5
 """Decades below t_end that logarithmic spacing covers."""
+MOST_LATER = 10**7
+"""Saves that an extension may add."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """So many times up to an end, equally spaced or at equal ratios, that can go on beyond it.
+
+    Parameters
+    ----------
+    count : int
+    spacing : str
+    end : float
+    """
+
+    count: int
+    spacing: str
+    end: float
+
+    def between(self, before: float, t_end: float) -> np.ndarray:
+        """The times after `before`, at or after the grid's end, up to but without t_end.
+
+        Raises
+        ------
+        ProblemError
+            If there are too many.
+        """
+        if self.count < 3:
+            return np.empty(0)
+        *_, last, end = save_times(self.count, self.end, self.spacing)
+        step = save_times(self.count, self.end)[1]
+        linear = self.spacing == "linear"
+        steps = (t_end - end) / step if linear else math.log(t_end / end) / math.log(end / last)
+        if steps > MOST_LATER:
+            raise ProblemError(
+                f"t_end = {t_end:g} would add {steps:.3g} saves at the spacing so far, more than "
+                f"{MOST_LATER:,}; begin anew with fewer."
+            )
+        ahead = np.arange(1, math.ceil(steps))
+        later: np.ndarray = end + ahead * step if linear else end * (end / last) ** ahead
+        return later[(later > before * (1 + 1e-9)) & (later < t_end * (1 - 1e-9))]
 
 
 def save_times(

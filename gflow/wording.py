@@ -48,18 +48,25 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def closest_keys(key: str, keys: Iterable[str]) -> list[str]:
-    """Return the known dotted keys most like `key`, by full name or by last part.
+    """Return the known dotted keys most like `key`, by last part or, if its table is none, in full.
 
     Several are returned only if they are equally close; none if nothing is.
     """
-    scores = {known: _likeness(key[:80], known) for known in keys}
+    every, table = list(keys), key.rpartition(".")[0]
+    likeness = _likeness_beside if table in every else _likeness
+    scores = {known: likeness(key[:80], known) for known in every}
     best = max(scores.values(), default=0.0)
     return [known for known, score in scores.items() if score == best] if best >= 0.7 else []
 
 
 def _likeness(first: str, second: str) -> float:
-    leaves = first.rpartition(".")[2], second.rpartition(".")[2]
-    return max(_ratio(first, second), _ratio(*leaves))
+    return max(_ratio(first, second), _ratio(first.rpartition(".")[2], second.rpartition(".")[2]))
+
+
+def _likeness_beside(first: str, second: str) -> float:
+    """That of the last parts, a little more within one table."""
+    (table, _, leaf), (other, _, known) = first.rpartition("."), second.rpartition(".")
+    return _ratio(leaf, known) + 0.01 * (table == other)
 
 
 def _ratio(first: str, second: str) -> float:

@@ -200,7 +200,7 @@ def descend(
     records : int or sequence of float
         Stored iterates per step size, or the times next to which they are stored.
     spacing : str
-        ``linear`` or ``log`` in the update number.
+        Of a count: ``linear`` or ``log`` in t, with a schedule in the update number.
     wall_seconds : float
         Budget of wall-clock time; using it up is a failure, with the records so far.
     flow : str or Flow

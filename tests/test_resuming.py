@@ -12,9 +12,11 @@ from same_data import assert_same_data
 
 import gflow
 from gflow.diagnostics import energy
-from gflow.errors import StoreError
-from gflow.resuming import extended_times
+from gflow.errors import ProblemError, StoreError
+from gflow.extending import extended_times
+from gflow.store.checkpoint import read_checkpoint
 from gflow.store.output import Output
+from gflow.times import Grid
 
 T_END = 8.0
 
@@ -60,6 +62,10 @@ def _plainly(path):
         return tree.load()
 
 
+def _extended(count, before, t_end, spacing="linear"):
+    return extended_times(count, Grid(count, spacing, before), before, t_end)
+
+
 METHODS = ["tsit5", "exprb43", "expcol8", "rkc2", "rkc4", "auto"]
 
 
@@ -72,7 +78,7 @@ def test_an_interrupted_flow_goes_on_to_the_same_bytes(method, tmp_path, monkeyp
         stopped = _integrate(path, method=method)
     assert str(stopped["flow"].status.values) == "interrupted"
     assert 0 < float(stopped["flow"].time[-1]) < T_END
-    found = gflow.resume(path, _problem())
+    found = gflow.resume(path, _problem(), checkpoint_seconds=10)
     assert_same_data(found, whole)
     assert_same_data(found, _plainly(path))
     assert "bit for bit" in found.attrs["resumed"]
@@ -106,7 +112,7 @@ def test_a_wrapped_flow_goes_on_to_tolerance_and_says_so(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         _interrupt_at(patched, 4)
         _integrate(path, method="LSODA")
-    found = gflow.resume(path, _problem())
+    found = gflow.resume(path, _problem(), checkpoint_seconds=10)
     assert "to its tolerance" in found.attrs["resumed"]
     np.testing.assert_array_equal(found["flow"].time, whole["flow"].time)
     np.testing.assert_allclose(found["flow"].theta, whole["flow"].theta, rtol=1e-4, atol=1e-4)
@@ -117,9 +123,9 @@ def test_a_wrapped_flow_goes_on_to_tolerance_and_says_so(tmp_path, monkeypatch):
 @pytest.mark.parametrize("spacing", ["linear", "log"])
 def test_a_flow_is_extended_as_if_it_had_never_ended(method, spacing, tmp_path):
     path = tmp_path / "run.nc"
-    _integrate(path, method=method, spacing=spacing)
+    _integrate(path, method=method, spacing=spacing, checkpoint_seconds=10)
     found = gflow.resume(path, _problem(), t_end=3 * T_END)
-    times = extended_times(41, spacing, T_END, 3 * T_END)
+    times = _extended(41, T_END, 3 * T_END, spacing)
     whole = _integrate(method=method, t_end=3 * T_END, times=times)
     assert_same_data(found, whole)
     assert float(found["flow"].time[-1]) == 3 * T_END
@@ -142,7 +148,7 @@ def test_the_diagnostics_of_an_interrupted_flow_are_complete(tmp_path, monkeypat
     given = {key: further[key] for key in ("evaluation", "observables")}
     with pytest.raises(StoreError, match="evaluation and observables"):
         gflow.resume(path, _problem())
-    assert_same_data(gflow.resume(path, _problem(), **given), whole)
+    assert_same_data(gflow.resume(path, _problem(), checkpoint_seconds=10, **given), whole)
 
 
 def test_a_running_file_says_so_and_holds_its_saves(tmp_path, monkeypatch):
@@ -187,7 +193,7 @@ def test_interrupted_descents_go_on_to_the_same_bytes(further, tmp_path, monkeyp
         _interrupt_at(patched, 100)
         stopped = _descend(path, checkpoint_seconds=0.0, **further)
     assert "interrupted" in stopped["descent"].status.values
-    assert_same_data(gflow.resume(path, _problem()), whole)
+    assert_same_data(gflow.resume(path, _problem(), checkpoint_seconds=10), whole)
 
 
 def _compare(output=None, **further):
@@ -203,7 +209,7 @@ def test_an_interrupted_comparison_goes_on_to_the_same_bytes(count, tmp_path, mo
         _interrupt_at(patched, count)
         stopped = _compare(path, checkpoint_seconds=0.0)
     assert "comparison" not in stopped.children or count == 60
-    assert_same_data(gflow.resume(path, _problem()), whole)
+    assert_same_data(gflow.resume(path, _problem(), checkpoint_seconds=10), whole)
 
 
 def test_a_flow_begun_anew_takes_nothing_away(tmp_path, monkeypatch):
@@ -218,7 +224,7 @@ def test_a_flow_begun_anew_takes_nothing_away(tmp_path, monkeypatch):
         patched.setattr(Output, "postpone", _raise_interrupt)
         gflow.resume(path, _problem(), checkpoint_seconds=0.0)
     assert_same_data(_plainly(path), before)
-    assert_same_data(gflow.resume(path, _problem()), _compare())
+    assert_same_data(gflow.resume(path, _problem(), checkpoint_seconds=10), _compare())
 
 
 def _raise_interrupt(_):
@@ -231,7 +237,7 @@ def test_a_budget_is_raised(tmp_path):
     assert str(stopped["flow"].status.values) == "step_limit"
     with pytest.raises(StoreError, match="give a larger one"):
         gflow.resume(path, _problem())
-    assert_same_data(gflow.resume(path, _problem(), max_steps=10_000), whole)
+    assert_same_data(gflow.resume(path, _problem(), checkpoint_seconds=10, max_steps=10_000), whole)
 
 
 def test_another_problem_is_refused(tmp_path, monkeypatch):
@@ -268,7 +274,7 @@ def test_descents_are_extended_as_if_they_had_never_ended(spacing, tmp_path):
     path = tmp_path / "run.nc"
     _descend(path, spacing=spacing)
     found = gflow.resume(path, _problem(), t_end=150.0)
-    records = extended_times(21, spacing, 60.0, 150.0)
+    records = _extended(21, 60.0, 150.0, spacing)
     assert_same_data(found, _descend(t_end=150.0, records=records))
     assert_same_data(gflow.resume(path, _problem()), found)
 
@@ -277,8 +283,45 @@ def test_a_comparison_is_extended_as_if_it_had_never_ended(tmp_path):
     path = tmp_path / "run.nc"
     _compare(path)
     found = gflow.resume(path, _problem(), t_end=2 * T_END)
-    times, records = (extended_times(n, "linear", T_END, 2 * T_END) for n in (41, 21))
+    times, records = (_extended(n, T_END, 2 * T_END) for n in (41, 21))
     assert_same_data(found, _compare(t_end=2 * T_END, times=times, records=records))
+
+
+@pytest.mark.parametrize("spacing", ["linear", "log"])
+def test_a_run_is_extended_again_as_if_it_had_never_ended(spacing, tmp_path):
+    path = tmp_path / "run.nc"
+    _compare(path, spacing=spacing)
+    gflow.resume(path, _problem(), t_end=1.31 * T_END)
+    found = gflow.resume(path, _problem(), t_end=2 * T_END)
+    ends = (1.31 * T_END, 2 * T_END)
+    times, records = (
+        extended_times(_extended(n, T_END, ends[0], spacing), Grid(n, spacing, T_END), *ends)
+        for n in (41, 21)
+    )
+    assert_same_data(found, _compare(t_end=ends[1], times=times, records=records))
+    assert len(found["flow"].time) == {"linear": 82, "log": 45}[spacing]
+
+
+def test_a_run_goes_on_with_its_pause_between_checkpoints(tmp_path, monkeypatch):
+    path = tmp_path / "run.nc"
+    with monkeypatch.context() as patch:
+        _interrupt_at(patch, 2)
+        _integrate(path)
+    made = []
+    monkeypatch.setattr(Output, "__enter__", lambda self: made.append(self) or 1 / 0)
+    for asked, seconds in ((None, 0.0), (3, 3)):
+        with pytest.raises(ZeroDivisionError):
+            gflow.resume(path, _problem(), checkpoint_seconds=asked)
+        assert made.pop().seconds == seconds
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path):
+    tree = _integrate(tmp_path / "run.nc")
+    state = tree["checkpoint"]["state"].values.copy()
+    state[-1] ^= 1
+    tree["checkpoint"]["state"] = ("byte", state)
+    with pytest.raises(StoreError, match="The checkpoint is damaged"):
+        read_checkpoint(tree)
 
 
 def test_what_cannot_be_extended_is_refused(tmp_path):
@@ -360,11 +403,23 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     ],
 )
 def test_saves_go_on_as_they_were_spaced(times, spacing, expected):
-    assert extended_times(times, spacing, 2.0, 5.0) == pytest.approx(expected)
+    grid = Grid(times, spacing, 2.0) if isinstance(times, int) else None
+    assert extended_times(times, grid, 2.0, 5.0) == pytest.approx(expected)
+
+
+def test_saves_keep_their_spacing_when_they_go_on_again():
+    once = _extended(5, 2.0, 3.2)
+    twice = extended_times(once, Grid(5, "linear", 2.0), 3.2, 4.0)
+    assert twice == pytest.approx([0, 0.5, 1, 1.5, 2, 2.5, 3, 3.2, 3.5, 4])
+
+
+def test_an_end_that_asks_for_countless_saves_is_refused():
+    with pytest.raises(ProblemError, match="would add 1e\\+12 saves"):
+        _extended(5, 2.0, 5e11)
 
 
 def test_saves_in_the_logarithm_go_on_at_their_ratio():
-    found = np.array(extended_times(10, "log", 2.0, 500.0))
+    found = np.array(_extended(10, 2.0, 500.0, "log"))
     ratio = found[2:-1] / found[1:-2]
     assert ratio == pytest.approx(ratio[0])
     assert found[-1] == 500.0

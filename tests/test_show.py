@@ -8,7 +8,9 @@ import pytest
 import xarray as xr
 
 import gflow
+from gflow.integrators.trajectory import verdict
 from gflow.show import SHOWN, Rows, summary
+from gflow.status import Status
 
 X = np.random.default_rng(0).uniform(size=(30, 1))
 
@@ -147,6 +149,23 @@ def test_step_sizes_that_ended_early_are_told(linear: xr.DataTree) -> None:
     tree["descent"] = xr.DataTree(descent)
     message = descent.status_message.values[1]
     assert section(tree, "Step sizes that ended early") == [("0.1", str(message))]
+
+
+def test_what_goes_on_has_not_ended(linear: xr.DataTree) -> None:
+    tree = linear.copy()
+    for group, words in (("flow", "running"), ("descent", ["interrupted", "running"])):
+        data = tree[group].to_dataset()
+        data["status"] = data.status.copy(data=np.array(words))
+        tree[group] = xr.DataTree(data)
+    found = dict(summary(tree))
+    assert "Where the flow has come to" in found
+    assert "Where the flow ended" not in found
+    assert [row[0] for row in found["Step sizes that ended early"]] == ["0.05"]
+    assert [row[0] for row in found["Step sizes that go on, or were killed"]] == ["0.1"]
+    told = verdict(Status.RUNNING, "", 1.0, 2, 3, 0.5, 9)
+    assert told.endswith(
+        " It has come to t = 1 after 2 steps (1 rejected, last dt = 0.5) and 9 field evaluations."
+    )
 
 
 def test_an_ensemble_has_a_row_per_trajectory(tanh: gflow.Problem) -> None:

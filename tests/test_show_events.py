@@ -29,7 +29,9 @@ def test_each_event_of_a_flow_has_its_time():
 
 def test_events_that_did_not_happen_are_told():
     tree = gflow.integrate(BOWL, [2.0, 0.0], 3.0, events={"loss": 9.0, "gradient_norm": 1e-9})
-    assert _events(tree)[1:] == [("none of loss 9; gradient_norm 1e-09", "", "")]
+    assert _events(tree)[1:] == [
+        ("none was crossed (asked for: loss 9, gradient_norm 1e-09)", "", "")
+    ]
     assert _events(gflow.integrate(BOWL, [2.0, 0.0], 3.0)) is None
 
 

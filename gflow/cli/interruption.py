@@ -8,6 +8,8 @@ import signal
 from types import FrameType
 from typing import Self
 
+from gflow.ctrl_c import interrupt
+
 _FINISHING = ("gflow.assemble", "gflow.store")
 """Modules that are left to finish, since without them everything computed would be lost."""
 
@@ -45,7 +47,7 @@ class Interruption:
         with contextlib.suppress(OSError):
             os.write(2, self._notice)
         if not _is_finishing(frame):
-            raise KeyboardInterrupt
+            interrupt()
 
 
 def _is_finishing(frame: FrameType | None) -> bool:

@@ -1,4 +1,4 @@
-"""The line that shows how a long run gets on, on a terminal's standard error."""
+"""What shows how a long run gets on, on a terminal's standard error."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.live import Live
 
     from gflow.flow_run import Progress
@@ -23,14 +24,15 @@ def is_watched() -> bool:
     return sys.stderr.isatty()
 
 
-class LiveLine:
-    """One line, redrawn in place and gone at the end; nothing if not `shown`."""
+class Display:
+    """Something redrawn in place and gone at the end; nothing if not `shown`."""
+
+    interval = INTERVAL
 
     def __init__(self, shown: bool) -> None:
         self._shown = shown
         self._live: Live | None = None
         self._due = 0.0
-        self._first: tuple[float, Progress] | None = None
 
     def __enter__(self) -> Self:
         self._due = time.perf_counter() + DELAY
@@ -40,27 +42,44 @@ class LiveLine:
         if self._live is not None:
             self._live.stop()
 
+    def due(self) -> bool:
+        """Whether it is shown and time to draw it, which puts off the next time."""
+        now = time.perf_counter()
+        if not self._shown or now < self._due:
+            return False
+        self._due = now + self.interval
+        return True
+
+    def draw(self, drawn: RenderableType) -> None:
+        """Draw it as it is now."""
+        from rich.console import Console
+        from rich.live import Live
+
+        if self._live is None:
+            self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+            self._live.start()
+        self._live.update(drawn, refresh=True)
+
+
+class LiveLine(Display):
+    """One line on a run."""
+
+    _first: tuple[float, Progress] | None = None
+
     def update(self, progress: Progress) -> None:
         """Show the progress, if it is time."""
         now = time.perf_counter()
         if self._first is None or self._first[1].what != progress.what:
             self._first = now, progress
-        if not self._shown or now < self._due:
-            return
-        self._due = now + INTERVAL
-        began, first = self._first
-        self._draw(describe(progress, time_left(first.fraction, progress.fraction, now - began)))
+        if self.due():
+            began, first = self._first
+            left = time_left(first.fraction, progress.fraction, now - began)
+            self._draw(describe(progress, left))
 
     def _draw(self, text: str) -> None:
-        from rich.console import Console
-        from rich.live import Live
         from rich.text import Text
 
-        if self._live is None:
-            console = Console(stderr=True)
-            self._live = Live(console=console, auto_refresh=False, transient=True)
-            self._live.start()
-        self._live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+        self.draw(Text(text, no_wrap=True, overflow="ellipsis"))
 
 
 def describe(progress: Progress, left: float) -> str:

@@ -131,7 +131,8 @@ def run(
 
 def go_on(target: Path, quiet: bool, changes: Mapping[str, Any]) -> int:
     """Go on with a run from its file, and return the exit code."""
-    from gflow.resuming import is_complete, resume
+    from gflow.extending import is_complete
+    from gflow.resuming import resume
     from gflow.store.files import open_tree
 
     if changes.get("t_end") is None and is_complete(open_tree(target)):
@@ -174,7 +175,7 @@ def check_existing(target: Path, key: str, resume: bool) -> None:
     StoreError
         Saying what the file holds and what can be done.
     """
-    from gflow.resuming import is_complete
+    from gflow.extending import is_complete
     from gflow.store.files import open_tree
 
     either = "choose another name, or pass --overwrite to replace it"
@@ -213,12 +214,12 @@ def conclusion(tree: xr.DataTree, target: Path, succeeded: bool) -> list[str]:
     if succeeded:
         return [*told, f"Wrote {name}; see it with `gflow show {name}` or `gflow plot {name}`."]
     seen = f"see it with `gflow show {name}` or `gflow plot {name}`"
-    return [*told, f"The partial run is kept: wrote {name}; {seen}{_way_on(tree, name)}."]
+    return [*told, f"The partial run is kept in {name}; {seen}{_way_on(tree, name)}."]
 
 
 def _way_on(tree: xr.DataTree, name: str) -> str:
     """How an unfinished run goes on, if it can."""
-    from gflow.resuming import is_complete
+    from gflow.extending import is_complete
 
     if "checkpoint" not in tree.children or is_complete(tree):
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -154,9 +155,17 @@ def _tell(error: ErrorDetails, raw: Mapping[Any, object], keys: Mapping[str, Key
         return str(error["ctx"]["error"]).split("\n")
     what = keys[known].expects if known in keys else f"a table with {', '.join(tables[known])}"
     try:
-        return [f"{known or 'The configuration'} is {show(_value(raw, known))}; it must be {what}."]
+        value = _value(raw, known)
     except KeyError:
         return [f"{known} is missing; it must be {what}."]
+    finite = ", and finite" if _is_unbounded(value) and "inf" not in what else ""
+    return [f"{known or 'The configuration'} is {show(value)}; it must be {what}{finite}."]
+
+
+def _is_unbounded(value: object) -> bool:
+    """Whether it is inf or nan, or a list with either."""
+    every = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(one, float) and not math.isfinite(one) for one in every)
 
 
 def _unknown(key: str, variant: object, keys: Mapping[str, KeyInfo]) -> str:

@@ -54,6 +54,7 @@ class Clock:
         schedule: Schedule | None = None,
     ) -> None:
         self.step_size, self.tick = step_size, step_size if tick is None else tick
+        self.t_end = t_end
         self._sizes: np.ndarray | None = None
         updates = t_end * SLACK / (self.tick * (schedule.mean if schedule else 1.0))
         varies = schedule is not None and schedule.name != "constant"
@@ -89,24 +90,31 @@ class Clock:
         return np.where(updates >= 0, known, math.nan)
 
     def recorded(self, records: Records, spacing: str) -> np.ndarray:
-        """Updates to record: about `records` of them, or those nearest to times; 0 and the last."""
+        """Updates to record, 0 and the last among them.
+
+        Those nearest to times, or to a count of times up to t_end; with a schedule a count is one
+        of updates.
+        """
         if not is_count(records):
-            chosen = self._nearest(save_times(records, math.inf, spacing))
-            return np.union1d(chosen[chosen <= self.updates], [0, self.updates])
+            return self._nearest(save_times(records, math.inf, spacing))
         assert isinstance(records, int | np.integer)
         if records < 2:
             raise ProblemError(
                 f"records is {records}; at least 2 are needed, the start and the end."
             )
+        if self.constant:
+            return self._nearest(save_times(records, self.t_end, spacing))
         wanted = save_times(records, float(self.updates), spacing)
         return np.unique(np.rint(wanted).astype(np.int64))
 
     def _nearest(self, times: np.ndarray) -> np.ndarray:
         if self._sizes is None:
-            return np.rint(np.minimum(times / self.tick, self.updates + 1.0)).astype(np.int64)
-        middles = (self._times[1:] + self._times[:-1]) / 2
-        nearest: np.ndarray = np.searchsorted(middles, times[times <= self._times[-1]])
-        return nearest
+            wanted = np.minimum(times / self.tick, self.updates + 1.0)
+            nearest = np.rint(wanted).astype(np.int64)
+        else:
+            middles = (self._times[1:] + self._times[:-1]) / 2
+            nearest = np.searchsorted(middles, times[times <= self._times[-1]])
+        return np.union1d(nearest[nearest <= self.updates], [0, self.updates])
 
 
 def clocks(

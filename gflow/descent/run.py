@@ -67,7 +67,7 @@ def gradient_descent(
         How many iterates to store per step size, the first and the last among them, or at which
         times.
     spacing : str
-        ``linear`` or ``log`` in the update number.
+        Of a count: ``linear`` or ``log`` in t, with a schedule in the update number.
     wall_seconds : float
         Budget of wall-clock time for all of them.
     progress : callable, optional

@@ -13,8 +13,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
+from gflow.diagnosis.descents import judged
 from gflow.diagnosis.samples import find_lost, find_nonfinite
 from gflow.diagnosis.scene import Cause, Finding, Scene
 from gflow.diagnosis.steps import find_diverged, find_short_steps
@@ -23,7 +25,7 @@ from gflow.integrators.trajectory import Trajectory
 from gflow.problem import Problem
 from gflow.status import Status
 
-__all__ = ["Cause", "diagnosed", "diagnosed_all"]
+__all__ = ["Cause", "diagnosed", "diagnosed_all", "judged"]
 
 SECONDS = 1.0
 """Of one run, and of all runs of an ensemble together."""
@@ -51,46 +53,66 @@ KNOWN = {
 
 
 def diagnosed(
-    problem: Problem, options: FlowOptions, trajectory: Trajectory, seconds: float = SECONDS
+    problem: Problem,
+    options: FlowOptions,
+    trajectory: Trajectory,
+    losses: np.ndarray | None = None,
+    seconds: float = SECONDS,
 ) -> Trajectory:
     """A trajectory with its diagnosis: the word, and the sentence after its message.
+
+    One that ended as asked, but had no finite loss at a save, has failed there.
 
     Parameters
     ----------
     problem : Problem
     options : FlowOptions
     trajectory : Trajectory
+    losses : array, shape (T,), optional
+        At its saves.
     seconds : float
         Time that may pass, after which nothing more is begun.
     """
+    place = len(trajectory.t) - 1
+    if losses is not None and trajectory.status.ok and not np.isfinite(losses).all():
+        place = int(np.isfinite(losses).argmin())
+        trajectory = _without_loss(trajectory, place, float(losses[place]))
     if trajectory.status not in FINDERS and trajectory.status not in KNOWN:
         return trajectory
-    cause, told = _finding(problem, options, trajectory, seconds)
+    cause, told = _finding(problem, options, trajectory, place, seconds)
     message = f"{trajectory.message} {told}" if told else trajectory.message
     return replace(trajectory, diagnosis=str(cause), message=message)
 
 
 def diagnosed_all(
-    problems: Sequence[Problem], options: FlowOptions, trajectories: Sequence[Trajectory]
+    problems: Sequence[Problem],
+    options: FlowOptions,
+    trajectories: Sequence[Trajectory],
+    losses: Sequence[np.ndarray],
 ) -> list[Trajectory]:
     """The same of an ensemble's members, the first of those that failed in sentences."""
-    deadline, found, looked = time.perf_counter() + SECONDS, [], 0
-    for problem, trajectory in zip(problems, trajectories, strict=True):
-        failed = trajectory.status in FINDERS or trajectory.status in KNOWN
+    deadline, found, looked = time.perf_counter() + SECONDS, list[Trajectory](), 0
+    for problem, trajectory, values in zip(problems, trajectories, losses, strict=True):
         left = deadline - time.perf_counter() if looked < MEMBERS else 0.0
-        found.append(diagnosed(problem, options, trajectory, left))
-        looked += failed
+        found.append(diagnosed(problem, options, trajectory, values, left))
+        looked += bool(found[-1].diagnosis)
     return found
 
 
+def _without_loss(trajectory: Trajectory, place: int, loss: float) -> Trajectory:
+    """The trajectory with the verdict on a loss that is not finite at one of its saves."""
+    status = Status.NONFINITE if place else Status.NONFINITE_START
+    return trajectory.ended(status, f"the loss is {loss} at t = {float(trajectory.t[place]):.6g}")
+
+
 def _finding(
-    problem: Problem, options: FlowOptions, trajectory: Trajectory, seconds: float
+    problem: Problem, options: FlowOptions, trajectory: Trajectory, place: int, seconds: float
 ) -> Finding:
     known = KNOWN.get(trajectory.status, Cause.NONE)
     finder = FINDERS.get(trajectory.status)
     if finder is None or not seconds > 0:
         return known, ""
-    scene = Scene(problem, options, trajectory, time.perf_counter() + seconds)
+    scene = Scene(problem, options, trajectory, place, time.perf_counter() + seconds)
     try:
         with torch.no_grad():
             return finder(scene)

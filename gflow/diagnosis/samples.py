@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from gflow.diagnosis.scene import Cause, Finding, Scene, finite
+from gflow.diagnosis.scene import Cause, Finding, Scene, finite, name_sample
 from gflow.models.base import Equilibrium
+from gflow.problem import Problem
 
 PROBES = 24
 """Points beyond the end, each twice as far as the one before, in search of what is not finite."""
@@ -26,7 +27,11 @@ def tell_slopes(scene: Scene) -> str:
     if slopes is None:
         return ""
     index, smallest = int(slopes.argmin()), float(slopes.min())
-    place = f"smallest at {scene.name_sample(index)}" if len(slopes) > 1 else "alike at all samples"
+    place = (
+        f"smallest at {name_sample(scene.problem, index)}"
+        if len(slopes) > 1
+        else "alike at all samples"
+    )
     told = f"the slope of the fixed-point equation is {place}: {smallest:.3g}"
     before = scene.slopes(scene.trajectory.theta[0])
     told += "" if before is None or scene.t == 0 else f", from {float(before.min()):.3g} at t = 0"
@@ -46,13 +51,13 @@ def find_nonfinite(scene: Scene) -> Finding:
         why = scene.problem.model.explain_loss_of_equilibrium(scene.theta(state))
         named = "at sample" in why
         return (Cause.NONFINITE_SAMPLE if named else Cause.NONFINITE), ""
-    return _at_samples(scene, found) or _in_gradient(scene, found)
+    return at_samples(scene.problem, found) or _in_gradient(scene, found)
 
 
 def _nonfinite_state(scene: Scene) -> Tensor | None:
-    """The start if it is not finite there, else a point beyond the end, along the field."""
+    """The save itself if field or loss is not finite there, else a point beyond, on the field."""
     direction = scene.value(scene.state)
-    if direction is None:
+    if direction is None or not math.isfinite(scene.loss(scene.state)):
         return scene.state
     reach = scene.step if math.isfinite(scene.step) else 1e-3
     for power in range(PROBES):
@@ -65,20 +70,20 @@ def _nonfinite_state(scene: Scene) -> Tensor | None:
     return None
 
 
-def _at_samples(scene: Scene, found: Equilibrium) -> Finding | None:
+def at_samples(problem: Problem, found: Equilibrium) -> Finding | None:
     """The first sample whose output, loss or its slope is not finite."""
-    problem, output = scene.problem, found.output
+    output = found.output
     if not problem.n_samples:
         return None
     slope = problem.loss_function.slope(output, problem.y)
     for what, index in (
         ("output", _first_bad(output)),
         ("slope of the loss", _first_bad(slope)),
-        ("loss", _first_bad_loss(scene, found)),
+        ("loss", _first_bad_loss(problem, found)),
     ):
         if index is not None:
             return Cause.NONFINITE_SAMPLE, (
-                f"The {what} is not finite at {scene.name_sample(index)}, where the output is "
+                f"The {what} is not finite at {name_sample(problem, index)}, where the output is "
                 f"{_told(output[index])} and the target {_told(problem.y[index])}."
             )
     return None
@@ -89,20 +94,17 @@ def _first_bad(values: Tensor) -> int | None:
     return int(bad[0, 0]) if len(bad) else None
 
 
-def _first_bad_loss(scene: Scene, found: Equilibrium) -> int | None:
+def _first_bad_loss(problem: Problem, found: Equilibrium) -> int | None:
     """By bisection: the loss of some samples is finite where that of each is."""
-    output, target = found.output, scene.problem.y
-    value = scene.problem.loss_function.value
-    first, count = 0, len(output)
-    if bool(torch.isfinite(value(output, target))):
-        return None
+    output, target, first, count = found.output, problem.y, 0, len(found.output)
+
+    def sound(part: slice) -> bool:
+        return finite(problem.loss_function.value(output[part], target[part]))
+
     while count > 1:
         half = slice(first, first + count // 2)
-        if bool(torch.isfinite(value(output[half], target[half]))):
-            first, count = half.stop, count - count // 2
-        else:
-            count = count // 2
-    return first
+        first, count = (half.stop, count - count // 2) if sound(half) else (first, count // 2)
+    return None if sound(slice(first, first + 1)) else first  # a sum may overflow, and no term
 
 
 def _in_gradient(scene: Scene, found: Equilibrium) -> Finding:

@@ -56,6 +56,8 @@ class Scene:
     problem : Problem
     options : FlowOptions
     trajectory : Trajectory
+    place : int
+        The save that is looked at: the last one, or the first without a finite loss.
     deadline : float
         Of :func:`time.perf_counter`.
     """
@@ -63,17 +65,18 @@ class Scene:
     problem: Problem
     options: FlowOptions
     trajectory: Trajectory
+    place: int
     deadline: float
 
     @property
     def t(self) -> float:
-        """When it ended."""
-        return float(self.trajectory.t[-1])
+        """When that was."""
+        return float(self.trajectory.t[self.place])
 
     @property
     def state(self) -> Tensor:
-        """Where it ended, of a flow of second order with the velocity."""
-        return self.trajectory.theta[-1]
+        """The state there, of a flow of second order with the velocity."""
+        return self.trajectory.theta[self.place]
 
     @property
     def method(self) -> Method:
@@ -100,14 +103,14 @@ class Scene:
             return None
 
     def equilibrium(self, state: Tensor) -> Equilibrium:
-        """The fixed points there, from those of the end where there may be several."""
+        """The fixed points there, from those of the save where there may be several."""
         return self.problem.model.equilibrium(self.theta(state), self.problem.x, self._warm)
 
     @cached_property
     def _warm(self) -> Tensor | None:
-        """The warm start at the end, followed there; None where every equilibrium is the only."""
+        """The warm start at the save, followed there; None where every equilibrium is the only."""
         model, x = self.problem.model, self.problem.x
-        saves = self.trajectory.theta[:, : self.problem.n_parameters]
+        saves = self.trajectory.theta[: self.place + 1, : self.problem.n_parameters]
         if len(saves) == 1 or not bool(model.followed(saves).any()):
             return None
         warm: Tensor | None = None
@@ -149,12 +152,13 @@ class Scene:
         found = self.equilibrium(state)
         return self.problem.model.sample_conditioning(found) if bool(found.valid) else None
 
-    def name_sample(self, index: int) -> str:
-        """A sample by index, with its input where that is short."""
-        values = self.problem.x[index].flatten()
-        told = ", ".join(f"{float(value):.4g}" for value in values[:3])
-        more = ", ..." if len(values) > 3 else ""
-        return f"sample {index} (input {told}{more})"
+
+def name_sample(problem: Problem, index: int) -> str:
+    """A sample by its index, counted after any hold-out, with the input that the model is given."""
+    values = problem.x[index].flatten()
+    told = ", ".join(f"{float(value):.4g}" for value in values[:3])
+    more = ", ..." if len(values) > 3 else ""
+    return f"training sample {index} (input {told}{more})"
 
 
 def finite(value: Tensor) -> bool:

@@ -30,6 +30,8 @@ Where the flow is not stiff, those beyond which Hessians do.
 """
 FACTORISED = 200
 """Parameters beyond which LSODA's occasional factors cost less than eigenvectors at each step."""
+WATCHED = "auto:tsit5"
+"""Names what ``auto`` takes where a flow does not begin stiff: tsit5 until it turns stiff."""
 MANY = 64
 """Rows from which an exponential step costs several explicit ones: eigenvalues come one by one."""
 
@@ -52,7 +54,7 @@ def choose(
     Parameters
     ----------
     name : str
-        A method's name or ``auto``.
+        A method's name, ``auto``, or :data:`WATCHED`, by which extended runs go on.
     field : Field
     theta0 : Tensor, shape (P,)
     t_end : float
@@ -65,6 +67,8 @@ def choose(
         If the name is unknown, or `rtol` is below what the dtype can hold.
     """
     _check_rtol(theta0, rtol)
+    if str(name).lower() == WATCHED:
+        return _watched(field, theta0, rtol), f"{WATCHED}, as asked"
     if str(name).lower() != "auto":
         method = resolve(name)
         return method, f"{method.info.name}, as asked"
@@ -85,15 +89,17 @@ def choose_ensemble(
         As for :func:`choose`.
     """
     _check_rtol(theta0, rtol)
+    other, watch = _other(field, theta0, rtol)
+    pair = _native("tsit5")
+    if str(name).lower() == WATCHED:
+        return EnsembleChoice(pair, f"{WATCHED}, as asked", watch, other)
     if str(name).lower() != "auto":
         method = resolve(name)
         return EnsembleChoice(method, f"{method.info.name}, as asked")
-    other, watch = _other(field, theta0, rtol)
     rows, size = theta0.shape
     if rtol < TIGHT and size <= LARGE and rows < MANY and field.jacobian and field.smooth:
         reason = f"rtol {rtol:g} asks for high order, and {rows} x {size} parameters allow it"
         return EnsembleChoice(other, f"auto chose {other.info.name}: {reason}")
-    pair = _native("tsit5")
     rates = fastest_rates(field, np.zeros(len(theta0)), theta0)
     known = None if rates is None else rates[torch.isfinite(rates)]
     if known is None or not len(known):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -51,12 +52,14 @@ def cut(step: Step, target: Target) -> Step:
     def theta_at(t: float) -> Tensor:
         return evaluate_steps([step], torch.tensor([t], dtype=torch.float64))[0]
 
+    def excess(t: float) -> float:
+        value = target.excess(t, theta_at(t))
+        return 1.0 if math.isnan(value) else value  # not met
+
     if target.is_met(step.t0, step.theta0):
         return step
     span = step.t1 - step.t0
-    t = float(brentq(lambda t: target.excess(t, theta_at(t)), step.t0, step.t1, xtol=1e-9 * span))
-    theta = theta_at(t)
-    if target.excess(t, theta) > 0:
+    t = float(brentq(excess, step.t0, step.t1, xtol=1e-9 * span))
+    if excess(t) > 0:
         t = min(t + 2e-9 * span, step.t1)
-        theta = theta_at(t)
-    return replace(step, t1=t, theta1=theta)
+    return replace(step, t1=t, theta1=theta_at(t))

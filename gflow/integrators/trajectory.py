@@ -208,8 +208,9 @@ def verdict(
 ) -> str:
     """The verdict in sentences; `dt` is the last step tried."""
     last = f", last dt = {dt:.3g}" if attempts else ""
+    came = "It has come to" if status is Status.RUNNING else "It ended at"
     where = (
-        f"It ended at t = {t:.6g} after {accepted} steps "
+        f"{came} t = {t:.6g} after {accepted} steps "
         f"({attempts - accepted} rejected{last}) and {nfe} field evaluations"
     )
     return f"{status.sentence} {where}{': ' + reason if reason else ''}."

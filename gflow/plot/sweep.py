@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gflow.errors import StoreError
-from gflow.status import Status
 from gflow.validation import sweep_dimensions
 
 if TYPE_CHECKING:
@@ -32,12 +31,14 @@ def as_ensemble(tree: xr.DataTree) -> xr.DataTree:
         return tree
     flow = tree.children["flow"].to_dataset(inherit=False) if "flow" in tree.children else None
     if flow is None or "time" not in flow.dims:
-        lacking = "the saves differ from cell to cell" if flow is not None else "it has no flow"
+        lacking, shown = "it has no flow", 'tree["descent"].loss'
+        if flow is not None:
+            lacking, shown = "the saves differ from cell to cell", 'tree["flow"].loss_final'
         raise StoreError(
             f"gflow plot draws the flows of a sweep on their common saves, and {lacking}; draw "
-            'from the dataset itself, such as tree["sweep"] and tree["descent"].'
+            f"from the dataset itself, such as {shown}."
         )
-    chosen = _chosen(flow["status"])
+    chosen = _chosen(flow["t_final"])
     groups = {
         name: _rows(tree.children[name].to_dataset(inherit=False), dims, chosen)
         for name in ("problem", "flow", "flow_steps")
@@ -50,11 +51,11 @@ def as_ensemble(tree: xr.DataTree) -> xr.DataTree:
     return drawn
 
 
-def _chosen(status: xr.DataArray) -> np.ndarray:
-    """Places of the cells that are drawn, of those that were run."""
-    ran = np.flatnonzero(status.values.ravel() != str(Status.NOT_RUN))
+def _chosen(end: xr.DataArray) -> np.ndarray:
+    """Places of the cells that are drawn, of those that have a result."""
+    ran = np.flatnonzero(np.isfinite(end.values.ravel()))
     if not len(ran):
-        raise StoreError("No cell of this sweep was run; gflow show tells why.")
+        raise StoreError("No cell of this sweep has a result; gflow show tells why.")
     return ran[:MOST]
 
 

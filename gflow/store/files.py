@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,6 +115,20 @@ def replace_file(tree: xr.DataTree, target: Path) -> None:
     finally:
         with contextlib.suppress(OSError):
             if part is not None:
+                part.unlink()
+
+
+def clear(folder: Path, name: str | None = None) -> None:
+    """Remove what a killed process had begun to write in the place of a file, or of any one.
+
+    Only the one who holds the lock may.
+    """
+    pattern = "*" if name is None else glob.escape(name)
+    for part in folder.glob(f".{pattern}.*.part"):
+        with contextlib.suppress(OSError):
+            if part.is_dir():
+                shutil.rmtree(part)
+            else:
                 part.unlink()
 
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Self
 
-from gflow.errors import StoreError
+from gflow.errors import LockedError, StoreError
 
 
 class Lock:
@@ -15,7 +15,7 @@ class Lock:
 
     Raises
     ------
-    StoreError
+    LockedError
         If another process has it.
     """
 
@@ -32,7 +32,7 @@ class Lock:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(file)
-                raise StoreError(f"{target} is being written by another process.") from None
+                raise LockedError(f"{target} is being written by another process.") from None
             except OSError:  # a file system without locks
                 pass
             if self._is_current(file):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from gflow.errors import StoreError, WriteError
-from gflow.store.files import check_dataset, replace_file
+from gflow.store.files import check_dataset, clear, replace_file
 from gflow.store.lock import Lock
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ class Output:
         check_dataset(self.path, self._overwrite)
         self._lock = Lock(self.path)
         try:
-            _clear(self.path)
+            clear(self.path.parent, self.path.name)
             _probe(self.path)
         except BaseException:
             self._lock.release()
@@ -162,13 +161,6 @@ class Output:
                     "goes on from there."
                 )
             raise WriteError(f"{error} {kept}") from None
-
-
-def _clear(target: Path) -> None:
-    """Remove what a killed process had begun to write."""
-    for part in target.parent.glob(f".{target.name}.*.part"):
-        with contextlib.suppress(OSError):
-            part.unlink()
 
 
 def _probe(target: Path) -> None:

@@ -116,12 +116,53 @@ def _formed(groups: Groups, plan: Plan, cell: int, form: Form) -> Groups:
             if name in found and "time" in found[name].dims:
                 placed = _on_grid(found[name], grid)
                 found[name] = _by_save(placed) if form.by_save else placed
+    found = _without_failed(found)
     if form.one_step_size:
         found = {
             name: data.isel(step_size=0, drop=True) if "step_size" in data.dims else data
             for name, data in found.items()
         }
     return found
+
+
+def _without_failed(groups: Groups) -> Groups:
+    """The groups without the numbers of what failed at its start; statuses and sentences stay."""
+    failed = {name: _failed(groups[name]) for name in ("flow", "descent") if name in groups}
+    flow = failed.get("flow", xr.DataArray(False))
+    descent = failed.get("descent", flow)
+    where = {
+        "flow": flow,
+        "flow_steps": flow,
+        "descent": descent,
+        "comparison": flow | descent,
+        "reference": flow if "flow" in failed else descent.all(),
+    }
+    return {
+        name: _emptied(data, where[name]) if name in where and where[name].any() else data
+        for name, data in groups.items()
+    }
+
+
+def _failed(data: xr.Dataset) -> xr.DataArray:
+    """Whether a flow, or each descent, ended badly where it began."""
+    if "t_final" in data:
+        stayed = data["t_final"] == 0
+    else:
+        moved = (data["update"] > 0).any("record")
+        stayed = ~moved | ~np.isfinite(data["loss"].isel(record=0, drop=True))
+    return stayed & ~data["status"].isin([str(status) for status in Status if status.ok])
+
+
+def _emptied(data: xr.Dataset, failed: xr.DataArray) -> xr.Dataset:
+    """NaN, and -1 for counts, where it failed."""
+
+    def emptied(values: xr.DataArray) -> xr.DataArray:
+        if values.dtype.kind not in "fi":
+            return values
+        where = failed if set(failed.dims) <= set(values.dims) else failed.all()
+        return values.where(~where, np.nan if values.dtype.kind == "f" else -1)
+
+    return data.map(emptied, keep_attrs=True)
 
 
 def _on_grid(data: xr.Dataset, grid: np.ndarray | None) -> xr.Dataset:

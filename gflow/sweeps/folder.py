@@ -16,7 +16,7 @@ from typing import NamedTuple
 import xarray as xr
 
 from gflow.errors import StoreError
-from gflow.store.files import open_tree, save
+from gflow.store.files import clear, open_tree, save
 from gflow.sweeps.work import KEYS, Done
 
 SUFFIX = ".parts"
@@ -40,7 +40,7 @@ def folder_of(output: Path) -> Path:
 
 
 def make_folder(output: Path) -> Path:
-    """Make the folder, unless it is there.
+    """Make the folder, unless it is there; what a killed sweep had begun to write is removed.
 
     Raises
     ------
@@ -52,6 +52,7 @@ def make_folder(output: Path) -> Path:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise StoreError(f"The folder {folder} of the parts cannot be made: {error}.") from None
+    clear(folder)
     return folder
 
 
@@ -82,7 +83,7 @@ def read_part(path: Path) -> Done:
 
 
 def find_parts(
-    folder: Path, wanted: set[str], use: Callable[[Done, dict[str, Place]], None], tell: Tell
+    folder: Path, wanted: set[str], use: Callable[[Done, dict[str, Place]], set[str]], tell: Tell
 ) -> None:
     """Look for the results of cells that have been run.
 
@@ -92,7 +93,8 @@ def find_parts(
     wanted : set of str
         Keys.
     use : callable
-        Given each part that has cells wanted, with these cells' places.
+        Given each part that has cells wanted, with these cells' places; returns the keys of those
+        that it takes.
     tell : callable
         Given a sentence on each file that is no part, or is damaged; it is left alone.
     """
@@ -105,8 +107,7 @@ def find_parts(
             continue
         new = {key: Place(path, row) for row, key in enumerate(part.keys) if key in left}
         if new:
-            use(part, new)
-            left -= new.keys()
+            left -= use(part, new)
 
 
 def digest_of(tree: xr.DataTree) -> str:

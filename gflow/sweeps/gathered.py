@@ -19,6 +19,7 @@ from gflow.sweeps.cells import cell_status, cells_of
 from gflow.sweeps.folder import DIGEST, Place, read_part
 from gflow.sweeps.layout import Layout
 from gflow.sweeps.plan import Plan
+from gflow.sweeps.stored import stored_sweep
 from gflow.sweeps.work import DATA, KEYS, Done
 from gflow.sweeps.writing import Writer, replacing
 
@@ -31,6 +32,8 @@ class Gathered:
     Parameters
     ----------
     plan : Plan
+    workers : int
+        That run what is left.
 
     Attributes
     ----------
@@ -42,8 +45,9 @@ class Gathered:
         Key to the sentence on why there is none.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, workers: int) -> None:
         self.plan, self.layout = plan, Layout()
+        self._config = stored_sweep(plan, workers)  # before anything runs: files may change
         self.numbers: dict[str, list[int]] = {}
         for cell in plan.accepted:
             self.numbers.setdefault(plan.keys[cell], []).append(cell)
@@ -56,17 +60,25 @@ class Gathered:
         """Number of cells that have a result."""
         return sum(len(self.numbers[key]) for key in self.places)
 
-    def take(self, part: Done, places: Mapping[str, Place]) -> None:
-        """Take note of those cells of a part that have a place in it."""
-        attrs = part.tree.attrs
-        self.layout.add_root(attrs, (KEYS, DATA, DIGEST))
+    def take(self, part: Done, places: Mapping[str, Place], new: bool = True) -> set[str]:
+        """Take note of those cells of a part that have a place in it; the keys of those taken.
+
+        One of an earlier call, not `new`, is left if it was interrupted, to be run again.
+        """
+        attrs, taken = part.tree.attrs, set()
         digests = dict(zip(part.keys, json.loads(attrs[DATA]), strict=True))
         seconds = float(attrs["wall_seconds"]) / len(part.keys)
         wanted = {key: self.numbers[key][0] for key in places}
         for key, groups in cells_of(part, self.plan, wanted):
-            self.layout.add(groups)
-            self._told[key] = cell_status(groups), seconds, digests[key]
-        self.places |= places
+            verdict = cell_status(groups)
+            if new or verdict[0] is not Status.INTERRUPTED:
+                self.layout.add(groups)
+                self._told[key] = verdict, seconds, digests[key]
+                self.places[key] = places[key]
+                taken.add(key)
+        if taken:
+            self.layout.add_root(attrs, (KEYS, DATA, DIGEST))
+        return taken
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -139,7 +151,7 @@ class Gathered:
             "dimensions": " ".join(axis.key for axis in self.plan.axes),
             "kind": self.plan.kind,
             "over": "\n".join(axis.text for axis in self.plan.axes),
-            "config": self.plan.base_toml(),
+            "config": self._config,
         }
 
     def _root(self, command: str) -> dict[str, Any]:
@@ -154,6 +166,6 @@ class Gathered:
             "gflow_version": gflow.__version__,
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": command,
-            "config": self.plan.base_toml(),
+            "config": self._config,
             "wall_seconds": seconds,
         }

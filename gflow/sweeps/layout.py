@@ -12,9 +12,8 @@ import xarray as xr
 from gflow.schema import COORDINATES, attributes
 from gflow.status import Status
 from gflow.sweeps.cells import Groups
+from gflow.sweeps.work import VARIES
 
-VARIES = "varies"
-"""Value of an attribute that differs from cell to cell; a variable of its name has the values."""
 ENDS: Mapping[str, Callable[[str, str], str]] = {"started_at": min, "finished_at": max}
 """Attributes of the root that tell the first or the last of all cells."""
 
@@ -51,7 +50,7 @@ class Group:
     labels : dict of str to array
         Of the dimensions within a cell.
     attrs : dict
-        Those that the cells share; of text that differs, :data:`VARIES`.
+        Those that the cells share; of text that differs, ``varies``.
     varying : dict
         Attributes that differ, with the kind of their values; they are variables.
     """
@@ -73,7 +72,7 @@ class Layout:
     ----------
     groups : dict of str to Group
     attrs : dict
-        Of the root: those that all parts share, else :data:`VARIES`.
+        Of the root: those that all parts share, else ``varies``.
     """
 
     def __init__(self) -> None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing.connection import Connection
-from multiprocessing.connection import wait as wait_for
 
 from gflow.errors import UsageError
 from gflow.sweeps.parts import Part
 from gflow.sweeps.work import Outcome, run_part
+from gflow.worker import prepare
 
 DIED = (
     "The worker process died twice while it ran this cell, killed or out of memory; the same "
@@ -64,14 +63,15 @@ class LocalPool:
         context = multiprocessing.get_context("spawn")
         leash, held = context.Pipe(duplex=False)
         workers = min(width, len(queue))
-        pool = ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(leash,))
+        pool = ProcessPoolExecutor(workers, context, initializer=prepare, initargs=(leash,))
         tasks: dict[Future[Outcome], Part] = {}
         ended: list[Outcome] = []
         try:
             _check(pool)
             while queue or tasks or ended:
                 while queue and len(tasks) < workers:
-                    tasks[pool.submit(run_part, queue[0])] = queue[0]
+                    with _ctrl_c_later():
+                        tasks[pool.submit(run_part, queue[0])] = queue[0]
                     queue.popleft()
                 self.running = list(tasks.values())
                 if ended:
@@ -85,7 +85,7 @@ class LocalPool:
             yield from self._sort_out(list(tasks.items()), suspects)
         finally:
             self.running = []
-            if tasks:
+            if queue or tasks:
                 held.close()
             pool.shutdown(wait=True, cancel_futures=True)
             held.close()
@@ -108,8 +108,10 @@ class LocalPool:
 
 def _check(pool: ProcessPoolExecutor) -> None:
     """Find out whether workers start at all."""
+    with _ctrl_c_later():
+        first = pool.submit(os.getpid)
     try:
-        pool.submit(os.getpid).result()
+        first.result()
     except BrokenProcessPool:
         raise UsageError(
             "Worker processes cannot be started. A script that calls gflow.sweep needs "
@@ -117,17 +119,14 @@ def _check(pool: ProcessPoolExecutor) -> None:
         ) from None
 
 
-def _prepare(leash: Connection) -> None:
-    """Make a worker leave Ctrl-C to its parent, and end with it or when it lets go of the leash."""
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    threading.Thread(target=_leave_with, args=(leash,), daemon=True).start()
-
-
-def _leave_with(leash: Connection) -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait_for([leash, parent.sentinel])
-    os._exit(1)
+@contextlib.contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Context of starting a worker, which never gets a Ctrl-C: it has the signal blocked, too."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

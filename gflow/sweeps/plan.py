@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import math
 import stat
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tomli_w
 
 import gflow
 from gflow import user_code
@@ -20,11 +20,13 @@ from gflow.config import Config, config_from_dict, with_values
 from gflow.configured import Kind, check_tables
 from gflow.data import shipped
 from gflow.errors import ConfigError, DataError
+from gflow.integrators.registry import resolve
 from gflow.sweeps.over import Axis
 from gflow.times import is_count, save_times
 
 _SHIPPED = "gflow:"
 _SAVES = {"flow.t_end", "flow.times", "flow.spacing"}
+_UNDECISIVE = [("data", "sha256"), ("model", "factory_sha256"), ("run", "checkpoint_seconds")]
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,6 @@ class Plan:
         """The cells whose configuration is not refused."""
         return [cell for cell in range(self.cells) if cell not in self.refused]
 
-    def base_toml(self) -> str:
-        """The configuration without the axes, as TOML."""
-        return tomli_w.dumps(dict(self.base))
-
 
 def make_plan(
     base: Mapping[str, Any], axes: Sequence[Axis], kind: Kind | None, folder: Path
@@ -103,12 +101,17 @@ def make_plan(
     ------
     ConfigError
         If a key refuses one of its values, or every cell is refused.
+    MethodError
+        If there is no such method.
     """
     kind = kind or _kind_of(with_values(base, {axis.key: axis.values[0] for axis in axes}))
-    plan = Plan(base, axes, kind, folder)
+    plan, methods = Plan(base, axes, kind, folder), set()
     for cell in range(plan.cells):
         try:
-            plan.keys.append(_key(plan.config(cell), kind, folder))
+            config = plan.config(cell)
+            plan.keys.append(_key(config, kind, folder))
+            if config.flow is not None and kind != "descend":
+                methods.add(config.flow.method)
         except ConfigError as error:
             _blame(axes, str(error))
             plan.keys.append("")
@@ -117,6 +120,8 @@ def make_plan(
         told = dict.fromkeys(plan.refused.values())
         others = f" ({len(told) - 1:,} other reasons in other cells)" if len(told) > 1 else ""
         raise ConfigError(f"No cell of the sweep can be configured{others}: {next(iter(told))}")
+    for name in methods - {"auto"}:
+        resolve(name)
     return plan
 
 
@@ -147,12 +152,26 @@ def _kind_of(raw: Mapping[str, Any]) -> Kind:
 
 def _key(config: Config, kind: Kind, folder: Path) -> str:
     """Digest of the configuration, the kind of run, gflow's version and the files it reads."""
-    parts = [config.to_toml(), kind, gflow.__version__]
+    parts = [_decisive(config), kind, gflow.__version__]
     if config.data.source == "file":
         parts.append(_digest(_data_file(config.data.path, folder)))
     if config.model.factory is not None:
         parts += map(_digest, _code(folder / config.model.factory.rpartition(":")[0]))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _decisive(config: Config) -> str:
+    """A configuration without what decides no result, and with the threads that a sweep takes."""
+    tables = config.model_dump(exclude_none=True)
+    for table, key in _UNDECISIVE:
+        tables[table].pop(key, None)
+    tables["run"]["threads"] = threads_of(config)
+    return json.dumps(tables, sort_keys=True)
+
+
+def threads_of(config: Config) -> int:
+    """The number of threads of a cell: one, since many cells are run at once."""
+    return config.run.threads or 1
 
 
 def _data_file(path: str, folder: Path) -> Path:

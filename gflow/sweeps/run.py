@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 import warnings
@@ -19,7 +20,7 @@ from gflow.config import read_tables, with_values
 from gflow.configured import Kind
 from gflow.errors import UsageError
 from gflow.status import Status
-from gflow.store.files import open_tree
+from gflow.store.files import clear, open_tree
 from gflow.store.lock import Lock
 from gflow.sweeps.folder import Place, find_parts, make_folder, write_part
 from gflow.sweeps.gathered import Gathered
@@ -199,9 +200,11 @@ def run_sweep(
     check_target(output, overwrite, _inputs(config, base, folder))
     plan = make_plan(base, axes, kind, folder)
     with Lock(output):
-        run = _Run(plan, make_folder(output), progress)
+        clear(output.parent, output.name)
+        pool = _workers(workers, scheduler)
+        run = _Run(plan, pool, make_folder(output), progress)
         run.find(tell)
-        run.go(_workers(workers, scheduler), command)
+        run.go(command)
         run.gathered.write(output, command)
     return Finished(
         output,
@@ -216,18 +219,22 @@ def run_sweep(
 class _Run:
     """A sweep on its way: what it has, and what is left."""
 
-    def __init__(self, plan: Plan, folder: Path, progress: Callable[[Counts], None] | None) -> None:
-        self.plan, self.folder, self.progress = plan, folder, progress
-        self.gathered = Gathered(plan)
+    def __init__(
+        self, plan: Plan, pool: Workers, folder: Path, progress: Callable[[Counts], None] | None
+    ) -> None:
+        self.plan, self.pool, self.folder, self.progress = plan, pool, folder, progress
+        self.gathered = Gathered(plan, pool.workers)
         self.reused, self.began = 0, time.perf_counter()
 
     def find(self, tell: Callable[[str], None]) -> None:
         """Take what earlier calls have run."""
-        find_parts(self.folder, set(self.gathered.numbers), self.gathered.take, tell)
+        take = functools.partial(self.gathered.take, new=False)
+        find_parts(self.folder, set(self.gathered.numbers), take, tell)
         self.reused = self.gathered.done
 
-    def go(self, pool: Workers, command: str) -> None:
+    def go(self, command: str) -> None:
         """Run what is left."""
+        pool = self.pool
         left = [cells[0] for key, cells in self.gathered.numbers.items() if self._is_left(key)]
         self.began = time.perf_counter()
         self._report(0)

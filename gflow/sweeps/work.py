@@ -19,11 +19,16 @@ from gflow.errors import GflowError
 from gflow.problem import Problem
 from gflow.schema import attributes
 from gflow.store.provenance import Provenance, data_digest
+from gflow.stored_config import seeds
 from gflow.sweeps.parts import Part
+from gflow.sweeps.plan import threads_of
 from gflow.workbench import integrate
 
 KEYS, DATA = "sweep_keys", "sweep_data_sha256"
 """Root attributes of a part's file: the keys of its cells, and the digests of their data; JSON."""
+
+VARIES = "varies"
+"""Value of an attribute that differs from cell to cell; a variable of its name has the values."""
 
 _ALONE = threading.Lock()
 """Torch's number of threads and its seed are those of a process: one part at a time has them."""
@@ -91,7 +96,7 @@ def _for_sweep(text: str) -> Config:
 
 
 def _alone(part: Part, config: Config) -> xr.DataTree:
-    torch.set_num_threads(config.run.threads or 1)
+    torch.set_num_threads(threads_of(config))
     return run_config(config, part.kind, part.folder, command=part.command)
 
 
@@ -100,7 +105,7 @@ def _together(part: Part, configs: Sequence[Config]) -> Outcome:
     outcome, keys = Outcome(), []
     problems: list[tuple[Problem, Dataset]] = []
     starts: list[np.ndarray] = []
-    torch.set_num_threads(configs[0].run.threads or 1)
+    torch.set_num_threads(threads_of(configs[0]))
     for key, config in zip(part.keys, configs, strict=True):
         try:
             made = make_problem(config, part.folder)
@@ -111,7 +116,9 @@ def _together(part: Part, configs: Sequence[Config]) -> Outcome:
             problems.append(made)
             keys.append(key)
     if keys:
-        tree = _ensemble(part, configs[0], problems, starts)
+        drawn = {seeds(config) for config in configs}
+        told = drawn.pop() if len(drawn) == 1 else VARIES
+        tree = _ensemble(part, configs[0], problems, starts, told)
         outcome.done.append(_labelled(tuple(keys), tree))
     return outcome
 
@@ -121,6 +128,7 @@ def _ensemble(
     config: Config,
     made: Sequence[tuple[Problem, Dataset]],
     starts: Sequence[np.ndarray],
+    drawn: str,
 ) -> xr.DataTree:
     problems, data = [problem for problem, _ in made], made[0][1]
     tree = integrate(
@@ -131,7 +139,7 @@ def _ensemble(
         diagnostics=config.diagnostics.model_dump(),
         store_data=False,
         store_theta=config.run.store_theta,
-        provenance=Provenance(part.command, "", data.source, data.feature_names),
+        provenance=Provenance(part.command, "", data.source, data.feature_names, drawn),
     )
     described = tree["problem"].to_dataset()
     tree["problem"] = xr.DataTree(described.assign(_told(tree, made)))

@@ -57,7 +57,7 @@ def test_ctrl_c_ends_a_run_and_keeps_what_there_is(
     with on_a_terminal([*arguments, "--set", "descent.records=100000", config]) as (run, terminal):
         read_until(terminal, phase)
         run.send_signal(signal.SIGINT)
-        told = read_until(terminal, b"The partial run is kept: wrote tiny.nc;")
+        told = read_until(terminal, b"The partial run is kept in tiny.nc;")
         assert run.wait(timeout=60) == 1
     assert b"Interrupted; what there is will be written." in told
     assert b"Traceback" not in told
@@ -92,3 +92,14 @@ def test_the_former_handler_comes_back() -> None:
         assert signal.getsignal(signal.SIGINT) != before
         interruption.check()
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_ctrl_c_while_the_command_line_is_imported_is_told() -> None:
+    # Python's own exception, once through exec, would end it by the signal.
+    code = (
+        "import signal, sys, types; cli = types.ModuleType('gflow.cli');"
+        "cli.main = lambda: exec('signal.raise_signal(signal.SIGINT)');"
+        "sys.modules['gflow.cli'] = cli; from gflow.__main__ import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "\nInterrupted; nothing was written.\n")

@@ -73,6 +73,23 @@ def test_a_comparison_is_extended(gflow, saved: Path) -> None:
     assert tree["comparison"].distance.notnull().all()
 
 
+@pytest.mark.parametrize("kind", ["integrate", "descend", "compare"])
+def test_the_configuration_of_an_extended_run_gives_identical_data(gflow, config, kind) -> None:
+    """Step sizes that do not divide t_end record other updates the longer it is."""
+    text = Path(config).read_text().replace("[0.05, 0.1]", "[0.07, 0.03]")
+    Path(config).write_text(text.replace("times = 5", "times = 5\nmethod = 'auto'"))
+    assert gflow(kind, config, "-o", "run.nc").exit_code == 0
+    for end in (1.33, 2):
+        assert gflow("resume", "run.nc", "--t-end", end).exit_code == 0
+    Path("again.toml").write_text(gflow("show", "--config", "run.nc").stdout)
+    assert gflow(kind, "again.toml").exit_code == 0
+    first, second = package.open("run.nc"), package.open("again.nc")
+    for tree in (first, second):
+        if "flow" in tree.children:
+            tree["flow"] = tree["flow"].to_dataset().drop_vars("method_reason")
+    assert_same_data(first, second)
+
+
 def test_the_same_command_goes_on_where_it_may(gflow, config: str) -> None:
     run = ["integrate", config, "--method", "tsit5", "-o", "run.nc"]
     assert gflow(*run, "--resume").exit_code == 0  # there is none: it begins

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from gflow.cli.sweep_table import cells, time_left
+from gflow.cli.live import Display
+from gflow.cli.sweep_table import SweepTable, cells, time_left
 from gflow.store.files import open_tree
+from gflow.store.lock import Lock
 from gflow.sweeps import Counts
 from gflow.sweeps.parts import Part
 from gflow.sweeps.work import Outcome, run_part
@@ -45,11 +49,13 @@ def test_a_sweep_from_the_command_line_to_its_summary_and_figure(config: str, gf
     assert "cells              4: 4 t_end\n" in shown
     assert "data.seed          0, 1\n" in shown
     assert "largest distance to the flow" in shown
+    assert re.search(r"\nran +from 20\S+T\S+ to 20\S+T\S+\n", shown)
     assert "did not end" not in shown
     drawn = gflow("plot", "tiny-sweep.nc")
     assert (drawn.exit_code, drawn.stdout) == (0, "Wrote tiny-sweep.png.\n")
     again = gflow("show", "--config", "tiny-sweep.nc").stdout
-    assert again.startswith("[model]\n")
+    assert again.startswith("# Of a dataset that gflow sweep wrote;")
+    assert "--over data.seed=0:2 --over start.seed=5,6\n" in again
 
 
 def test_options(config: str, gflow) -> None:
@@ -78,6 +84,15 @@ def test_a_cell_that_fails_gives_exit_code_1_and_is_shown(config: str, gflow) ->
     )
     shown = gflow("show", "a.nc").stdout
     assert "not_run  1, the first of them model.kind = vector: model.width is missing;" in shown
+
+
+def test_one_sweep_at_a_time(config: str, gflow) -> None:
+    arguments = ("sweep", config, "--over", "data.seed=0:2", "-o", "a.nc")
+    with Lock(Path("a.nc")):
+        result = gflow(*arguments)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "Error: a.nc is being written by another process.\n"
+    assert not list(Path().glob("a.nc*"))
 
 
 def test_a_damaged_part_is_noted(config: str, gflow) -> None:
@@ -115,7 +130,8 @@ def test_what_a_figure_cannot_show_is_told(config: str, gflow) -> None:
     assert result.exit_code == 2
     assert "on their common saves, and it has no flow" in result.stderr
     gflow("sweep", config, "--over", "flow.t_end=1.0,2.0", "--kind", "integrate", "-o", "b.nc")
-    assert "the saves differ from cell to cell" in gflow("plot", "b.nc").stderr
+    told = gflow("plot", "b.nc").stderr
+    assert "the saves differ from cell to cell; draw from the dataset itself, such as" in told
 
 
 def test_a_figure_shows_models_of_different_sizes(config: str, gflow) -> None:
@@ -138,3 +154,17 @@ def test_the_table_of_a_sweep_on_its_way() -> None:
     later = Counts(total=1200, done=590, failed=10, running=64, reused=100, seconds=100.0)
     assert time_left(later) == pytest.approx(120.0)
     assert cells(later)["time left"] == "2:00"
+
+
+def test_the_table_leaves_out_no_change_once_it_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(perf_counter=lambda: 0.0)
+    monkeypatch.setattr("gflow.cli.live.time", clock)
+    drawn: list[object] = []
+    monkeypatch.setattr(Display, "draw", lambda _, what: drawn.append(what))
+    counts = Counts(total=2, done=1, failed=0, running=1, reused=0, seconds=0.5)
+    with SweepTable(True) as table, SweepTable(False) as hidden:
+        table.update(counts)
+        clock.perf_counter = lambda: 9.0
+        for one in (table, table, hidden):
+            one.update(counts)
+    assert len(drawn) == 2

@@ -116,6 +116,11 @@ def test_a_config_is_immutable_and_hashable():
         ({"flow__rtoll": 1}, "flow.rtoll is unknown; did you mean flow.rtol?"),
         ({"rtol": 1}, "rtol is unknown; did you mean flow.rtol?"),
         ({"flow__stop__rtol": 1}, "flow.stop.rtol is unknown; did you mean flow.rtol?"),
+        (
+            {"flow__events": {"nope": 1}},
+            "flow.events.nope is unknown; the keys of [flow.events] are loss, gradient_norm, "
+            "sharpness, singular_distance, conditioning.",
+        ),
         ({"seed": 1}, "seed is unknown; did you mean data.seed or start.seed?"),
         ({"flows": {"t_end": 1}}, "flows is unknown; did you mean flow?"),
         (
@@ -131,7 +136,11 @@ def test_a_config_is_immutable_and_hashable():
         ({"flow__rtol": "abc"}, 'flow.rtol is "abc"; it must be a number between 0 and 1.'),
         ({"flow__rtol": 1}, "flow.rtol is 1; it must be a number between 0 and 1."),
         ({"flow__rtol": True}, "flow.rtol is true; it must be a number between 0 and 1."),
-        ({"flow__atol": math.nan}, "flow.atol is nan; it must be a positive number."),
+        ({"flow__atol": math.nan}, "flow.atol is nan; it must be a positive number, and finite."),
+        (
+            {"start__theta": [math.inf, 0.0]},
+            "start.theta is [inf, 0.0]; it must be a list of at least 2 numbers, and finite.",
+        ),
         ({"model__dim": "2"}, 'model.dim is "2"; it must be an integer of at least 1.'),
         ({"model__dim": 2.0}, "model.dim is 2.0; it must be an integer of at least 1."),
         ({"data__seed": -1}, "data.seed is -1; it must be an integer of at least 0."),

@@ -151,7 +151,7 @@ def test_a_loss_that_is_nan_at_the_start(method, name):
     assert found.nfe <= 3
     assert "is nan at t = 0" in found.message
     assert found.diagnosis == "nonfinite_sample"
-    assert "not finite at sample 1 (input 2)" in found.message
+    assert "not finite at training sample 1 (input 2)" in found.message
 
 
 @pytest.mark.parametrize(("method", "name"), _table(*MODELS))
@@ -164,7 +164,7 @@ def test_a_loss_that_is_nan_later(method, name):
     assert found.status is Status.NONFINITE
     assert "of the field is nan at t = " in found.message
     assert found.diagnosis == "nonfinite_sample"
-    assert "not finite at sample 1 (input 2)" in found.message
+    assert "not finite at training sample 1 (input 2)" in found.message
 
 
 def _falling(output, target):
@@ -222,7 +222,7 @@ def test_an_equilibrium_lost_on_the_way(method, name):
     assert found.status is Status.EQUILIBRIUM_LOST or method == ITERATING
     if found.status is Status.EQUILIBRIUM_LOST:
         assert found.diagnosis == "equilibrium_lost"
-        assert ("smallest at sample" in found.message) == (name == "tanh")
+        assert ("smallest at training sample" in found.message) == (name == "tanh")
 
 
 @pytest.mark.parametrize("method", NAMES)
@@ -307,6 +307,62 @@ def test_a_step_beyond_stability_is_told():
     found = _run(problem, [1.0, 1.0], "torchdiffeq:rk4", 203.0)
     assert (found.status, found.diagnosis) == (Status.DIVERGED, "unstable")
     assert "The step times the fastest rate 100 is 100" in found.message
+
+
+@pytest.mark.parametrize("status", [Status.STEP_LIMIT, Status.METHOD_FAILED])
+@pytest.mark.parametrize(
+    ("method", "step_size", "limit"),
+    [
+        ("torchdiffeq:rk4", 0.05, 2.79),
+        ("torchdiffeq:explicit_adams", 0.001, 0.0034),
+        ("torchdiffeq:implicit_adams", 0.002, 0.18),
+    ],
+)
+def test_a_fixed_step_too_long_is_told_before_it_diverges(method, step_size, limit, status):
+    """Below the step that is advised, the run is well."""
+    problem = gflow.Objective(lambda w: w[0] ** 2 / 2 + 50 * w[1] ** 2, 2)
+    stop = {"max_steps": 5} if status is Status.STEP_LIMIT else {}
+    found = _run(problem, [1.0, 1.0], method, 203 * step_size, **stop)
+    if found.status is status:
+        assert found.diagnosis == "unstable"
+        told = re.search(r"stable up to (\S+)\. Take a step_size below (\S+), or", found.message)
+        assert float(told[1]) == limit
+        assert float(told[2]) == pytest.approx(limit / 100, rel=0.01)
+    well = _run(problem, [1.0, 1.0], method, 203 * 0.9 * limit / 100)
+    assert well.status is Status.T_END
+    assert abs(float(well.theta[-1, 1])) < 1
+
+
+def test_an_iteration_that_does_not_converge_wants_a_shorter_step():
+    problem = gflow.Objective(lambda w: w[0] ** 2 / 2 + 50 * w[1] ** 2, 2)
+    found = _run(problem, [1.0, 1.0], ITERATING, 203 * 0.0015, rtol=1e-8)
+    assert (found.status, found.diagnosis) == (Status.METHOD_FAILED, "unstable")
+    assert "too long for the method's iteration" in found.message
+    assert "Raise" not in found.message
+
+
+@pytest.mark.parametrize("method", ["native:expcol8", "native:exprb43"])
+def test_a_loss_that_is_singular_is_told(method):
+    """A logarithm whose argument falls to zero, where its slope has no end."""
+    x, y = [[1.0], [2.0], [-1.0]], [-0.5, 0.0, -2.5]
+    problem = gflow.Problem(gflow.LinearDEQ(1), x, y, loss=_logarithm)
+    found = _run(problem, [0.5, 0.0], method, 2.0, 1e-6, 1e-9)
+    assert (found.status, found.diagnosis) == (Status.STEP_UNDERFLOW, "singular")
+    assert "A singular point of the loss is near. The fastest rate is" in found.message
+
+
+def _logarithm(output, target):
+    return torch.log(output - target).mean()
+
+
+def test_what_is_advised_is_no_method_that_was_taken():
+    problem = gflow.Objective(lambda w: w[0] ** 2 / 2 + 50 * w[1] ** 2, 2)
+    found = _run(problem, [1.0, 1.0], "native:tsit5", 1e3, max_steps=400)
+    advice = found.message.partition(found.status.sentence)[2]
+    assert "Take expcol8 or auto" in advice
+    for status in (Status.STEP_LIMIT, Status.WALL_LIMIT):
+        assert "stiff" not in status.sentence
+        assert "rtol" not in status.sentence
 
 
 def test_an_approximate_backward_whose_loss_rises_is_no_gradient():

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 import xarray as xr
 from drawn import ETAS, axes_of, lines_of, notes_of, same
@@ -21,7 +22,7 @@ from matplotlib.transforms import Bbox
 import gflow
 from gflow.errors import SchemaError, StoreError
 from gflow.plot import PANELS, plot_run
-from gflow.plot.decor import RED, TIME_LABEL
+from gflow.plot.decor import GREY, RED, TIME_LABEL
 from gflow.plot.runs import step_colours
 
 
@@ -66,6 +67,22 @@ def test_failures_are_named_in_red(lost: xr.DataTree, diverging: xr.DataTree) ->
     notes = notes_of(plot_run(diverging))
     assert notes["failed: GD at η = 8 (diverged)"] == RED
     assert len(notes) == 2
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted"])
+def test_what_goes_on_has_not_failed(linear: xr.DataTree, status: str) -> None:
+    tree = linear.copy()
+    for group, words in (("flow", status), ("descent", ["t_end", status])):
+        data = tree[group].to_dataset()
+        data["status"] = data.status.copy(data=np.array(words))
+        tree[group] = xr.DataTree(data)
+    figure = plot_run(tree)
+    notes = notes_of(figure)
+    assert notes[f"so far: flow at t = 2 ({status}); GD at η = 0.05 ({status})"] == GREY
+    assert notes["ended as asked: GD at η = 0.02 (t_end)"] == GREY
+    assert len(notes) == 2
+    crosses = [line for ax in figure.axes for line in ax.lines if line.get_marker() == "X"]
+    assert crosses == []
 
 
 def headings(figure: Figure) -> Iterator[tuple[Axes, list[Bbox]]]:

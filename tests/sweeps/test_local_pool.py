@@ -42,6 +42,21 @@ def test_the_cells_beside_a_deadly_one_are_run(monkeypatch, workers):
     assert all(text.startswith(f"{key} ") for key, text in failed.items())
 
 
+def masked(one: Part) -> Outcome:
+    """Stands in for the work: tells what its worker does with Ctrl-C, since when."""
+    blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    return Outcome(failed={one.keys[0]: f"{blocked} {ignored}"})
+
+
+@pytest.mark.slow
+def test_workers_have_ctrl_c_blocked_from_their_start(monkeypatch):
+    monkeypatch.setattr("gflow.sweeps.local.run_part", masked)
+    outcomes = list(LocalPool(2).run([part("a"), part("b")]))
+    assert [list(one.failed.values()) for one in outcomes] == [["True True"]] * 2
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 @dataclass
 class Finished:
     outcome: Outcome | None
@@ -83,7 +98,13 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
+
+
+def children(pid: int) -> list[str]:
+    """Processes that a process has started."""
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 def ran(folder: Path) -> list[tuple[int, int]]:
@@ -129,9 +150,32 @@ def test_an_interrupted_or_killed_sweep_goes_on(watched, number):
     out, errors = again.communicate(timeout=120)
     assert (again.returncode, errors) == (0, "")
     assert f"5 of 5 cells ended as asked. {done} had been run before." in out
+    assert not list(watched.glob(".s.nc*"))
     assert len(ran(watched)) == len(begun) + 5 - done
     assert {cell for cell, _ in ran(watched)} == set(range(5))
     assert (gflow.open(watched / "s.nc")["sweep"].status == "t_end").all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not Path("/proc/thread-self/children").exists(), reason="needs children in /proc"
+)
+@pytest.mark.parametrize("delay", [0.0, 0.1, 0.3])
+def test_ctrl_c_while_workers_start_is_told_in_a_sentence(watched, delay):
+    (watched / "slow").write_text("5")
+    process = start(watched)
+    # The first child keeps track of resources; the second one is a worker.
+    wait_for(lambda: len(children(process.pid)) >= 2)
+    time.sleep(delay)
+    os.killpg(process.pid, signal.SIGINT)
+    began = time.monotonic()
+    out, errors = process.communicate(timeout=60)
+    assert time.monotonic() - began < 5
+    assert (process.returncode, out) == (1, "")
+    assert errors == (
+        "\nInterrupted; the cells that are done are kept. Ctrl-C again leaves at once.\n"
+        "Error: Interrupted; the same command goes on from there.\n"
+    )
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gflow.config import config_from_dict, with_values
-from gflow.errors import ConfigError
+from gflow.errors import ConfigError, MethodError
 from gflow.sweeps.over import read_axes
 from gflow.sweeps.parts import LARGEST, divide
 from gflow.sweeps.plan import grid_of, make_plan
@@ -40,6 +40,12 @@ def test_a_value_that_its_key_refuses_is_a_wrong_request(base):
         planned(base, "flow.rtol=1e-3,2")
     told = "--over flow.rtol=1e-3,2: flow.rtol is 2; it must be a number between 0 and 1."
     assert str(caught.value) == told
+
+
+def test_an_unknown_method_is_a_wrong_request(base):
+    with pytest.raises(MethodError, match='method "rk99" is unknown'):
+        planned(base, "flow.method=auto,rk99")
+    assert planned(base, "flow.method=auto,rk99", kind="descend").cells == 2
 
 
 def test_cells_are_refused_one_by_one_unless_all_are(base):

@@ -10,6 +10,7 @@ import gflow
 from gflow.config import config_from_dict, with_values
 from gflow.configured import run_config
 from gflow.errors import ConfigError, StoreError, UsageError
+from gflow.plot.sweep import as_ensemble
 from gflow.sweeps import run_sweep, sweep
 
 pytestmark = pytest.mark.usefixtures("inline")
@@ -65,7 +66,8 @@ def test_plain_xarray_opens_it_and_selects(base):
     with xr.open_datatree("s.nc") as tree:
         flow = tree["flow"].to_dataset()
         assert flow.sel({"data.seed": 3}).loss.dims == ("time",)
-        assert tree.attrs["config"].startswith("[model]")
+        assert tree.attrs["config"] == tree["sweep"].attrs["config"]
+        assert tree.attrs["started_at"] < tree.attrs["finished_at"]
         assert tree["sweep"].attrs["over"] == "data.seed=3,4"
         assert tree["sweep"].attrs["dimensions"] == "data.seed"
     assert gflow.open("s.nc").attrs["wall_seconds"] > 0
@@ -229,13 +231,81 @@ def test_existing_output_is_kept_unless_asked(base, tmp_path, inline):
     assert inline.ran == []
 
 
-def test_flows_without_a_step(base):
-    base["start"] = {"theta": [1e300, 0.0]}
-    tree = sweep(base, {"data.seed": [1, 2]}, "s.nc", kind="integrate")
-    assert (tree["sweep"].status == "nonfinite_start").all()
-    assert tree["flow_steps"].sizes["step"] == 0
+def numbers(data):
+    """Its variables of numbers, flat."""
+    return {name: one.values.ravel() for name, one in data.items() if one.dtype.kind in "fi"}
+
+
+@pytest.mark.parametrize(
+    ("model", "theta", "status"),
+    [
+        ("identity", [1e300, 0.0], "nonfinite_start"),
+        ("tanh", [0.5, 1.5], "equilibrium_lost"),
+    ],
+)
+def test_a_flow_that_failed_at_its_start_is_nan(base, model, theta, status):
+    base["model"] = {"activation": model}
+    base["start"] = {"theta": theta}
+    both = sweep(base, {"data.seed": [1, 2]}, "s.nc", kind="integrate")
     one = sweep(base, {"data.seed": [1]}, "t.nc", kind="integrate")
-    np.testing.assert_array_equal(one["flow"].theta[0], tree["flow"].theta[0])
+    for tree in (both, one):
+        assert set(tree["sweep"].status.values) == set(tree["flow"].status.values) == {status}
+        assert tree["flow_steps"].sizes["step"] == 0
+        for group in {"flow", "reference"} & set(tree.children):
+            for name, values in numbers(tree[group].to_dataset()).items():
+                assert (np.isnan(values) | (values == -1)).all(), (group, name)
+        assert np.isfinite(tree["sweep"].wall_seconds).all()
+    messages = [tree["sweep"].status_message.values[0] for tree in (both, one)]
+    assert messages[0] == messages[1] != ""
+
+
+def test_a_cell_that_failed_at_its_start_leaves_the_others_as_they_are(base):
+    base["start"] = {}
+    over = {"start.theta": [[1.0, 0.0], [1e300, 0.0]]}
+    alone = sweep(base, {"start.theta": [[1.0, 0.0]]}, "s.nc", kind="compare")
+    for kind in ("integrate", "compare"):
+        tree = sweep(base, over, f"{kind}.nc", kind=kind)
+        assert tree["sweep"].status.values.tolist() == ["t_end", "nonfinite_start"]
+        finite = np.isfinite(tree["flow"].theta).all(("time", "parameter"))
+        assert finite.values.tolist() == [True, False]
+        assert tree["flow"].theta.isel({"start.theta": 1}).isnull().all()
+        assert np.isfinite(tree["reference"].sphere_radius).values.tolist() == [True, False]
+    assert tree["comparison"].distance.isel({"start.theta": 1}).isnull().all()
+    for group in ("flow", "descent", "comparison", "reference"):
+        cell = tree[group].to_dataset().isel({"start.theta": 0})
+        own = alone[group].to_dataset().isel({"start.theta": 0})
+        for name in own.data_vars.keys() - {"wall_seconds"}:
+            np.testing.assert_array_equal(cell[name].values, own[name].values, err_msg=str(name))
+
+
+def test_a_figure_leaves_out_flows_that_failed_at_their_start(base):
+    base["start"] = {}
+    for thetas, fails in (([[1e300, 0.0], [1.0, 0.0]], False), ([[1e300, 0.0]], True)):
+        over = {"start.theta": thetas}
+        tree = sweep(base, over, "s.nc", kind="integrate", overwrite=True)
+        if fails:
+            with pytest.raises(StoreError, match="No cell of this sweep has a result"):
+                as_ensemble(tree)
+        else:
+            drawn = as_ensemble(tree)["flow"].to_dataset()
+            assert drawn.sizes["trajectory"] == 1
+            assert np.isfinite(drawn.theta).all()
+
+
+def test_descents_that_failed_are_kept_as_far_as_they_came(base):
+    base["model"], base["start"] = {"activation": "tanh"}, {}
+    base["data"]["theta"] = [2.0, 0.8]
+    base["descent"] |= {"step_sizes": [0.1, 9.0], "t_end": 20.0, "records": 100}
+    over = {"start.theta": [[0.3, 0.0], [0.5, 1.5]]}
+    tree = sweep(base, over, "s.nc", kind="descend")
+    later, begun = (tree["descent"].to_dataset().isel({"start.theta": one}) for one in (0, 1))
+    assert later.status.values.tolist() == ["t_end", "equilibrium_lost"]
+    lost = later.isel(step_size=1)
+    assert np.isfinite(lost.loss[0])
+    assert lost["update"].max() > 0
+    assert set(begun.status.values) == {"equilibrium_lost"}
+    for name, values in numbers(begun).items():
+        assert (np.isnan(values) | (values == -1)).all(), name
 
 
 def test_events_are_padded(base):

@@ -11,6 +11,7 @@ import xarray as xr
 
 import gflow
 from gflow.errors import StoreError
+from gflow.store.lock import Lock
 from gflow.sweeps import run_sweep, sweep
 from gflow.sweeps.folder import read_part
 from gflow.sweeps.work import KEYS
@@ -103,6 +104,58 @@ def test_a_cell_that_failed_is_tried_again(base, inline, tmp_path):
     assert (done.well, done.reused) == (2, 0)
     (tmp_path / "a.csv").write_text("a,y\n1,2\n2,5\n")
     assert run(base, over=over, overwrite=True).reused == 0
+
+
+def ending(workers, status):
+    """Workers of which the first cell of every part ends so."""
+
+    class Ending(workers):
+        def run(self, parts):
+            for outcome in super().run(parts):
+                for done in outcome.done:
+                    found = done.tree["flow"].status.astype(object)
+                    found[dict.fromkeys(found.dims, 0)] = status
+                    done.tree["flow"]["status"] = found
+                yield outcome
+
+    return Ending
+
+
+@pytest.mark.parametrize("seeds", [[1], [1, 2, 3]])
+@pytest.mark.parametrize(("status", "retried"), [("interrupted", 1), ("wall_limit", 0)])
+def test_what_was_interrupted_is_run_again(base, inline, monkeypatch, seeds, status, retried):
+    over = {"data.seed": seeds}
+    with monkeypatch.context() as patched:
+        patched.setattr("gflow.sweeps.run.LocalPool", ending(inline, status))
+        first = run(base, kind="integrate", over=over)
+    count = first.statuses[status]
+    assert count == (1 if len(seeds) == 1 else 2)
+    again = run(base, kind="integrate", over=over, overwrite=True)
+    assert again.reused == len(seeds) - count * retried
+    assert again.statuses[status] == count * (1 - retried)
+    whole = run(base, kind="integrate", over=over, overwrite=True)
+    assert whole.reused == len(seeds)
+
+
+def test_one_sweep_at_a_time_writes_an_output(base, inline):
+    with Lock(Path("s.nc")):
+        with pytest.raises(StoreError, match=r"s\.nc is being written by another process\."):
+            run(base, kind="integrate")
+        assert inline.ran == []
+        assert not Path("s.nc.parts").exists()
+    assert run(base, kind="integrate").well == 6
+    assert not Path(".s.nc.lock").exists()
+
+
+def test_what_a_killed_sweep_had_begun_to_write_is_removed(base):
+    Path("s.nc.parts").mkdir()
+    left = [Path(".s.nc.abc.part"), Path("s.nc.parts/.0a.nc.xyz.part")]
+    others = [Path(".s.nc2.abc.part"), Path("s.nc.parts/notes.part")]
+    left[0].mkdir()
+    for path in (left[0] / "sweep.nc", left[1], *others):
+        path.write_text("some")
+    run(base, kind="integrate")
+    assert [path.exists() for path in (*left, *others)] == [False, False, True, True]
 
 
 def test_the_folder_may_be_deleted(base):
