@@ -73,21 +73,8 @@ def run_config(
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     problem, data = make_problem(config, folder)
-    arguments: dict[str, Any] = {
-        "evaluation": None if data.x_evaluation is None else (data.x_evaluation, data.y_evaluation),
-        "diagnostics": config.diagnostics.model_dump(),
-        "store_data": config.run.store_data,
-        "store_theta": config.run.store_theta,
-        "progress": progress,
-        "output": output,
-        "provenance": Provenance(
-            command,
-            stored_config(config, kind, folder),
-            data.source,
-            data.feature_names,
-            seeds(config),
-        ),
-    }
+    stored = stored_config(config, kind, folder)
+    arguments = _beside(config, data, stored, command) | {"progress": progress, "output": output}
     start = make_start(config, problem.model)
     if kind == "integrate":
         return integrate(problem, start, **flow_arguments(config), **arguments)
@@ -119,6 +106,18 @@ def run_config(
         **flow_arguments(config),
         **arguments,
     )
+
+
+def _beside(config: Config, data: Dataset, stored: str, command: str | None) -> dict[str, Any]:
+    """What a run records beside theta, as arguments of a call."""
+    sets = None if data.x_evaluation is None else (data.x_evaluation, data.y_evaluation)
+    return {
+        "evaluation": sets,
+        "diagnostics": config.diagnostics.model_dump(),
+        "store_data": config.run.store_data,
+        "store_theta": config.run.store_theta,
+        "provenance": Provenance(command, stored, data.source, data.feature_names, seeds(config)),
+    }
 
 
 def make_problem(config: Config, folder: Path) -> tuple[Problem, Dataset]:

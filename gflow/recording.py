@@ -115,28 +115,28 @@ class Recording:
 
 
 def make_recording(
-    problem: Problem,
-    theta0: Tensor,
-    *,
-    evaluation: tuple[ArrayLike, ArrayLike] | None,
-    observables: assemble.Observables | None,
-    diagnostics: Mapping[str, Any] | None,
-    store_data: bool | None,
-    store_theta: Choice = "all",
-    progress: ProgressCallback | None,
-    provenance: Provenance | None,
-    events: Mapping[str, Any] | None = None,
-    step_sizes: Sequence[float] | None = None,
-    kind: str = "",
+    kind: str, problem: Problem, theta0: Tensor, given: Mapping[str, Any]
 ) -> Recording:
     """Check everything that could fail after the run, before it.
+
+    Parameters
+    ----------
+    kind : str
+        ``integrate``, ``descend`` or ``compare``.
+    problem : Problem
+        Or the first of several.
+    theta0 : Tensor, shape (P,)
+    given : mapping
+        The call's arguments by name, others among them; what is missing has its default.
 
     Raises
     ------
     ProblemError
         If a diagnostic is unknown or its switch is none, the evaluation set does not fit the
-        problem, or an observable fails at theta0 (P,).
+        problem, or an observable fails at theta0.
     """
+    observables, diagnostics = given.get("observables"), given.get("diagnostics")
+    evaluation = given.get("evaluation")
     for name, value in (("observables", observables), ("diagnostics", diagnostics)):
         if value is not None and not isinstance(value, Mapping):
             raise ProblemError(f"{name} is {value!r}; it must be a mapping from names.")
@@ -146,11 +146,11 @@ def make_recording(
         _switches(diagnostics or {}),
         evaluation,
         observables or {},
-        store_data,
-        check_choice(store_theta),
-        progress,
-        provenance or Provenance(),
-        read_events(events, problem, step_sizes),
+        given.get("store_data"),
+        check_choice(given.get("store_theta", "all")),
+        given.get("progress"),
+        given.get("provenance") or Provenance(),
+        read_events(given.get("events"), problem, given.get("step_sizes")),
         kind,
     )
     recording.evaluation_problem(problem)

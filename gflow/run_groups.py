@@ -120,24 +120,32 @@ def integrate_one(
         None if keeping is None else keeping.snapshot(),
     )
     described = groups(trajectory)
-    trajectory = diagnosed(problem, options, trajectory, described["flow"].loss.values)
-    estimate = None
-    if switches["error_estimate"]:
-        try:
-            estimate = lone_estimate(problem, start, options, trajectory, recording.progress)
-        except KeyboardInterrupt:
-            trajectory = _unestimated(trajectory)
-    described["flow"] = _told(
-        described["flow"],
-        status=str(trajectory.status),
-        status_message=trajectory.message,
-        diagnosis=trajectory.diagnosis,
+    trajectory, described["flow"] = _judged(
+        problem, start, options, recording, trajectory, described["flow"]
     )
-    if estimate is not None:
-        described["flow"] = described["flow"].assign(error_estimate=estimate)
     if keeping is not None:
         keeping.flow(trajectory, described)
     return trajectory, described
+
+
+def _judged(
+    problem: Problem,
+    start: Tensor,
+    options: FlowOptions,
+    recording: Recording,
+    trajectory: Trajectory,
+    flow: xr.Dataset,
+) -> tuple[Trajectory, xr.Dataset]:
+    """A trajectory and its group with the verdict on them, and the estimated error."""
+    trajectory = diagnosed(problem, options, trajectory, flow.loss.values)
+    if recording.switches["error_estimate"]:
+        try:
+            estimate = lone_estimate(problem, start, options, trajectory, recording.progress)
+            flow = flow.assign(error_estimate=estimate)
+        except KeyboardInterrupt:
+            trajectory = _unestimated(trajectory)
+    told = {"status_message": trajectory.message, "diagnosis": trajectory.diagnosis}
+    return trajectory, _told(flow, status=str(trajectory.status), **told)
 
 
 def descent_groups(

@@ -44,10 +44,10 @@ _SENTENCES = {
     Status.STEADY_STATE: "The trajectory reached a steady state.",
     Status.STALLED: "The trajectory no longer moves, and no stopping rule is met; loosen the rule, "
     "or stop at steady_state.",
-    Status.STEP_LIMIT: "The step limit was reached before t_end; raise max_steps, if the steps "
-    "cannot be longer.",
-    Status.WALL_LIMIT: "The wall-clock limit was reached before t_end; raise wall_seconds, or make "
-    "the run cheaper (a descent: larger steps).",
+    Status.STEP_LIMIT: "The step limit does not suffice to reach the end; raise max_steps, if the "
+    "steps cannot be longer.",
+    Status.WALL_LIMIT: "The wall-clock limit was reached before the end; raise wall_seconds, or "
+    "make the run cheaper (a descent: larger steps).",
     Status.INTERRUPTED: "The run was interrupted; everything up to then is kept.",
     Status.RUNNING: "The run goes on, or was killed: this is what it had come to. After a kill, "
     "gflow resume goes on from here.",

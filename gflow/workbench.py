@@ -141,19 +141,7 @@ def integrate(
         t_end, method, rtol, atol, times, spacing, step_size, stop, flow, weight_decay
     )
     problems, starts, ensemble = pair_starts(problem, theta0)
-    recording = make_recording(
-        problems[0],
-        starts[0],
-        evaluation=evaluation,
-        observables=observables,
-        diagnostics=diagnostics,
-        store_data=store_data,
-        store_theta=store_theta,
-        progress=progress,
-        provenance=provenance,
-        kind="integrate",
-        events=events,
-    )
+    recording = make_recording("integrate", problems[0], starts[0], given)
     with opened(output, overwrite, checkpoint_seconds) as file:
         if ensemble:
             groups = ensemble_groups(problems, starts, options, recording)
@@ -223,18 +211,7 @@ def descend(
     """
     given = dict(locals())
     start = one_start(problem, theta0)
-    recording = make_recording(
-        problem,
-        start,
-        evaluation=evaluation,
-        observables=observables,
-        diagnostics=diagnostics,
-        store_data=store_data,
-        store_theta=store_theta,
-        progress=progress,
-        provenance=provenance,
-        kind="descend",
-    )
+    recording = make_recording("descend", problem, start, given)
     law = parse_flow(flow, weight_decay)
     plan = DescentPlan(step_sizes, t_end, records, spacing, wall_seconds, law, schedule)
     with opened(output, overwrite, checkpoint_seconds) as file:
@@ -309,20 +286,7 @@ def compare(
         t_end, method, rtol, atol, times, spacing, step_size, stop, flow, weight_decay
     )
     start = one_start(problem, theta0)
-    recording = make_recording(
-        problem,
-        start,
-        evaluation=evaluation,
-        observables=observables,
-        diagnostics=diagnostics,
-        store_data=store_data,
-        store_theta=store_theta,
-        progress=progress,
-        provenance=provenance,
-        kind="compare",
-        events=events,
-        step_sizes=step_sizes,
-    )
+    recording = make_recording("compare", problem, start, given)
     plan = DescentPlan(
         step_sizes,
         t_end if descent_t_end is None else descent_t_end,

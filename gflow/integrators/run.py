@@ -26,6 +26,8 @@ STILL, BRIEF = 1e-14, 1e-9
 """Parts of theta and of the time passed below both of which a step is not worth trying again."""
 LOST = 1e-7
 """The part of theta where it is an equilibrium that is lost, which is dear to find out."""
+PATIENT, HOPELESS = 4096, 30.0
+"""Attempts after which a run is ended whose pace asks for so many times max_steps to t_end."""
 MAX_RETRIES = 400
 """Failed attempts of one run after which the verdict is given."""
 FOREVER = 1e30
@@ -125,7 +127,7 @@ class Run:
                     continue
                 if status is not None:
                     return status, ""
-                if over := self._over(state, len(step.attempts)):
+                if over := self._over(state, len(step.attempts), max_steps):
                     return over
                 if report is not None:
                     self._note(state)
@@ -141,24 +143,27 @@ class Run:
         first = None if first_step is None else min(first_step, left)
         return self.method.init(field, self.t, self.theta, replace(self.settings, first_step=first))
 
-    def _over(self, state: Any, new: int) -> tuple[Status, str] | None:
+    def _over(self, state: Any, new: int, most: int) -> tuple[Status, str] | None:
         """The verdict on a run that need not go on after `new` more attempts."""
         if self._growth() > BLOW_UP:
             return Status.DIVERGED, f"|theta| grew by a factor of {self._growth():.3g}"
         if self.rest is not None and self.rest(np.array([self.t]), self.theta[None])[0]:
             return Status.STALLED, ""
-        return self._hopeless(state, new)
+        return self._hopeless(state, new, most)
 
-    def _hopeless(self, state: Any, new: int) -> tuple[Status, str] | None:
+    def _hopeless(self, state: Any, new: int, most: int) -> tuple[Status, str] | None:
         """The verdict on steps that stay too short to go on, now and then looked for."""
         attempts = len(self.log)
         if not due(attempts - new, attempts):
             return None
         before = self.log[attempts // 2].attempt.t
         advanced = self.t - before
+        told = f"half of all attempts, the last ones, passed a time of {advanced:.2g} only"
         if advanced <= BRIEF * self.t:
-            told = f"half of all attempts, the last ones, passed a time of {advanced:.2g} only"
             return Status.STEP_UNDERFLOW, told
+        ahead = (self.settings.t_end - self.t) / advanced * (attempts / 2)
+        if attempts >= PATIENT and HOPELESS * most < ahead < math.inf:
+            return Status.STEP_LIMIT, f"{told}, and t_end is {ahead:.2g} such attempts away"
         field = replace(self.raw, batched=False)
         reason = lone_reason(field, self.method, state, attempts, before)
         return (Status.ROUNDING, reason) if reason else None

@@ -143,16 +143,8 @@ def noisy(coordinates: str, seed: int) -> xr.DataTree:
         [""] * len(etas),
         time.perf_counter() - began,
     )
-    recording = make_recording(
-        problem,
-        start,
-        evaluation=None,
-        observables=None,
-        diagnostics={"gradient_norm": False, "sharpness": False},
-        store_data=None,
-        progress=None,
-        provenance=None,
-    )
+    switches = {"gradient_norm": False, "sharpness": False}
+    recording = make_recording("descend", problem, start, {"diagnostics": switches})
     measures = Measures(problem, None, recording.switches, jumps=True)
     groups = {"descent": descent_group(problem, descents, recording.switches, measures, {})}
     tree = recording.tree([problem], groups)

@@ -62,7 +62,7 @@ def test_quiet_is_silent_on_success_alone(gflow, config: str) -> None:
 def test_a_failed_run_keeps_what_there_is(gflow, config: str) -> None:
     result = gflow("integrate", config, "--max-steps", 2, "-o", "a b.nc")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith("Flow: The step limit was reached before t_end; ")
+    assert result.stderr.startswith("Flow: The step limit does not suffice to reach the end; ")
     assert result.stderr.endswith("The partial run is kept: w" + wrote("'a b.nc'", MORE))
     flow = package.open("a b.nc")["flow"]
     assert str(flow.status.values) == "step_limit"

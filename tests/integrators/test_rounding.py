@@ -149,3 +149,15 @@ def test_steps_that_no_longer_advance_end_the_run():
     found = integrate_field(field, start, TSIT5, Settings(1.0, 1e-9, 1e-9), max_steps=100_000)
     assert found.status is not Status.STEP_LIMIT
     assert float(found.t[-1]) == pytest.approx(0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["native:tsit5", "scipy:RK45", "torchdiffeq:dopri5"])
+def test_steps_that_cannot_lead_to_the_end_do_not_use_up_their_limit(name):
+    """y' = -sign(y) chatters about 0, which it reaches at t = 0.7."""
+    field = Field(lambda t, y: -torch.sign(y), autonomous=True)
+    start = torch.full((1,), 0.7, dtype=torch.float64)
+    found = integrate_field(field, start, METHODS[name], Settings(50.0, 1e-6, 1e-9))
+    assert found.status is Status.STEP_LIMIT
+    assert "such attempts away" in found.message
+    assert len(found.log) < 20_000
+    assert float(found.t[-1]) == pytest.approx(0.7, rel=1e-2)
