@@ -16,9 +16,9 @@ USAGE = "Usage: gflow integrate [OPTIONS] CONFIG\nTry 'gflow integrate --help' f
 MORE = " --max-steps NUMBER"
 
 
-def wrote(name: str, more: str | None = None) -> str:
+def tail(name: str, more: str | None = None) -> str:
     way_on = "" if more is None else f", go on with `gflow resume {name}{more}`"
-    return f"rote {name}; see it with `gflow show {name}` or `gflow plot {name}`{way_on}.\n"
+    return f"{name}; see it with `gflow show {name}` or `gflow plot {name}`{way_on}.\n"
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_the_conclusion_of_a_success(gflow, config: str) -> None:
     assert message.startswith("The run reached t_end.")
     assert flow == f"Flow: {message}\n"
     assert descent == "Gradient descent: 2 of 2 step sizes reached t_end.\n"
-    assert file == "W" + wrote("tiny.nc")
+    assert file == "Wrote " + tail("tiny.nc")
 
 
 def test_quiet_is_silent_on_success_alone(gflow, config: str) -> None:
@@ -56,14 +56,14 @@ def test_quiet_is_silent_on_success_alone(gflow, config: str) -> None:
     assert (result.exit_code, result.output) == (0, "")
     result = gflow("integrate", config, "-q", "-o", "failed.nc", "--max-steps", 2)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.endswith("The partial run is kept: w" + wrote("failed.nc", MORE))
+    assert result.stderr.endswith("The partial run is kept in " + tail("failed.nc", MORE))
 
 
 def test_a_failed_run_keeps_what_there_is(gflow, config: str) -> None:
     result = gflow("integrate", config, "--max-steps", 2, "-o", "a b.nc")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("Flow: The step limit does not suffice to reach the end; ")
-    assert result.stderr.endswith("The partial run is kept: w" + wrote("'a b.nc'", MORE))
+    assert result.stderr.endswith("The partial run is kept in " + tail("'a b.nc'", MORE))
     flow = package.open("a b.nc")["flow"]
     assert str(flow.status.values) == "step_limit"
     assert 0 < flow.time.values[-1] < 1
