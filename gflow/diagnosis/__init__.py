@@ -50,6 +50,8 @@ KNOWN = {
     Status.ROUNDING: Cause.ROUNDING,
 }
 """What a status says by itself."""
+UNAWARE = (Status.STEP_LIMIT, Status.WALL_LIMIT, Status.STEP_UNDERFLOW, Status.METHOD_FAILED)
+"""Failures that a loss which was not finite before them explains better."""
 
 
 def diagnosed(
@@ -61,7 +63,8 @@ def diagnosed(
 ) -> Trajectory:
     """A trajectory with its diagnosis: the word, and the sentence after its message.
 
-    One that ended as asked, but had no finite loss at a save, has failed there.
+    One that ended as asked, or in steps too short or too many, but had no finite loss at a save,
+    has failed there.
 
     Parameters
     ----------
@@ -74,7 +77,8 @@ def diagnosed(
         Time that may pass, after which nothing more is begun.
     """
     place = len(trajectory.t) - 1
-    if losses is not None and trajectory.status.ok and not np.isfinite(losses).all():
+    looked = trajectory.status.ok or trajectory.status in UNAWARE
+    if losses is not None and looked and not np.isfinite(losses).all():
         place = int(np.isfinite(losses).argmin())
         trajectory = _without_loss(trajectory, place, float(losses[place]))
     if trajectory.status not in FINDERS and trajectory.status not in KNOWN:

@@ -35,6 +35,8 @@ explicit_adams at order 11, which it comes to, and of implicit_adams where its i
 at rtol 1e-3, does not converge beyond."""
 NEAR = 0.5
 """Part of that from which stability, and not the tolerance, is what limits a step."""
+SHORT = 0.1
+"""Step times rate below which a method that rejects many steps is not limited by a smooth field."""
 SOUND = 0.1
 """Slope above which no singular point is near, however it fell."""
 BOUND = 2.0
@@ -54,11 +56,13 @@ ACROSS, JUMP, SMOOTH = 1e-7, 1e-2, 10.0
 third times what its Jacobian promises."""
 RECENT, REFUSED = 100, 0.2
 """Part of the last attempts that must have been rejected."""
+KINKED = 0.1
+"""The same of a model that is known to have kinks."""
 
 
 def find_short_steps(scene: Scene) -> Finding:
     """Why a run ended before its end: by a limit, or in steps too short."""
-    return _singular(scene) or _noise(scene) or _jump(scene) or _pace(scene)
+    return _singular(scene) or _noise(scene) or _jump(scene) or _kinks(scene) or _pace(scene)
 
 
 def find_diverged(scene: Scene) -> Finding:
@@ -148,9 +152,7 @@ def _shrunk(scene: Scene) -> bool:
 
 def _jump(scene: Scene) -> Finding | None:
     """Whether the field is discontinuous at the end, where many steps were rejected."""
-    table = scene.trajectory.log.table[-RECENT:]
-    refused = 1 - table[:, 3].mean() if len(table) else 0.0
-    suspect = refused >= REFUSED or scene.step * scene.rate < IDLE
+    suspect = _refused(scene) >= REFUSED or scene.step * scene.rate < IDLE
     if not suspect and scene.trajectory.status is not Status.STEP_UNDERFLOW:
         return None
     value, size = scene.value(scene.state), 1.0 + float(scene.state.abs().max())
@@ -169,6 +171,28 @@ def _jump(scene: Scene) -> Finding | None:
         f"{2 * float(across.abs().max()):.1g} in theta there, where its Jacobian promises "
         f"{200 * reach * scene.rate:.3g} %: it jumps, and no step across is accurate. "
         "Take a smooth loss or activation."
+    )
+
+
+def _refused(scene: Scene) -> float:
+    """Part of the last attempts that were rejected."""
+    table = scene.trajectory.log.table[-RECENT:]
+    return 1.0 - float(table[:, 3].mean()) if len(table) else 0.0
+
+
+def _kinks(scene: Scene) -> Finding | None:
+    """Whether steps are short since they meet kinks of the activation, at one sample after another.
+
+    Each jump of the field may be too small, or too far from the end, to be seen across it.
+    """
+    refused, reached = _refused(scene), scene.step * scene.rate
+    if scene.field.smooth or refused < KINKED or not reached < SHORT or not _shrunk(scene):
+        return None
+    return Cause.DISCONTINUOUS, (
+        f"The field has kinks or jumps, and {100 * refused:.3g} % of the last attempts were "
+        f"rejected, though dt = {scene.step:.3g} times the fastest rate {scene.rate:.3g} is "
+        f"{reached:.3g}: steps shrink wherever a sample meets one; {_ahead(scene)}. Loosen rtol "
+        "and atol, or take a smooth loss or activation."
     )
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 REACH = 3.0
 """Times the size of the rest that the target and failed descents may widen the view."""
 
+ONE_EDGE = 1e-6
+"""Mean deviation up to which all points tell of the same edge."""
+
 CENTRE = np.array([0.0, 1.0])
 """The singular point of the linear DEQ, centre of its spheres."""
 
@@ -178,7 +181,7 @@ def _shade(ax: Axes, drawn: list[Run]) -> dict[str, Style]:
     spreads = [np.abs(side - edge).mean() for side, edge in zip(sides, edges, strict=True)]
     below, above = ax.get_ylim()
     edge, end = (edges[0], above) if spreads[0] <= spreads[1] else (edges[1], below)
-    if not below < edge < above:
+    if min(spreads) > ONE_EDGE or not below < edge < above:  # or else the models differ
         return {}
     ax.axhspan(edge, end, color=_LOST["color"], linewidth=0, zorder=0)
     ax.set_ylim(below, above, auto=True)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 MOST = 20
 """Cells that are drawn."""
 
+DRAWN = "drawn"
+"""Attribute that tells which cells are drawn, where not all are."""
+
 
 def as_ensemble(tree: xr.DataTree) -> xr.DataTree:
     """The first flows of a sweep as an ensemble; any other dataset as it is.
@@ -47,7 +50,7 @@ def as_ensemble(tree: xr.DataTree) -> xr.DataTree:
     common = np.isfinite(groups["flow"]["theta"].values[:, 0]).all(0)
     groups["flow"] = groups["flow"].isel(parameter=common)
     drawn = xr.DataTree.from_dict(groups)
-    drawn.attrs = tree.attrs
+    drawn.attrs = {**tree.attrs, DRAWN: _told(len(chosen), flow["t_final"])}
     return drawn
 
 
@@ -57,6 +60,16 @@ def _chosen(end: xr.DataArray) -> np.ndarray:
     if not len(ran):
         raise StoreError("No cell of this sweep has a result; gflow show tells why.")
     return ran[:MOST]
+
+
+def _told(count: int, end: xr.DataArray) -> str:
+    """Which cells are drawn, in words; "" if all are."""
+    ran, cells = int(np.isfinite(end.values).sum()), end.size
+    if count == cells:
+        return ""
+    if count == ran:
+        return f"those of {cells:,} cells that ran"
+    return f"the first {count} of {ran:,} {'flows' if ran == cells else 'cells that ran'}"
 
 
 def _rows(data: xr.Dataset, dims: tuple[str, ...], chosen: np.ndarray) -> xr.Dataset:

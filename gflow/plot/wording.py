@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gflow.plot.runs import Run, descents, flows
+from gflow.plot.sweep import DRAWN
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -12,13 +13,17 @@ if TYPE_CHECKING:
 LISTED = 6
 """Step sizes of one verdict that are named one by one."""
 
+VARIES = "varies"
+"""Text of an attribute that differs from cell to cell of a sweep."""
+
 
 def description(tree: xr.DataTree) -> str:
     """Model, backward and method in a line."""
     problem = tree["problem"].attrs if "problem" in tree.children else {}
-    parts = [str(problem.get("model", "unknown model"))]
-    if "backward" in problem:
-        parts.append(f"backward {problem['backward']}")
+    model, backward = problem.get("model", "unknown model"), problem.get("backward")
+    parts = ["several models" if _differs(model) else str(model)]
+    if backward is not None:
+        parts.append("several backwards" if _differs(backward) else f"backward {backward}")
     kinds = {str(node.attrs["kind"]) for node in tree.children.values() if "kind" in node.attrs}
     parts += sorted(kinds - {"gradient"})
     if "flow" in tree.children:
@@ -28,7 +33,14 @@ def description(tree: xr.DataTree) -> str:
         parts.append(f"{method}, rtol {flow.attrs['rtol']:g}" if "rtol" in flow.attrs else method)
     elif not kinds - {"gradient"}:
         parts.append("gradient descent")
+    if tree.attrs.get(DRAWN):
+        parts.append(str(tree.attrs[DRAWN]))
     return "  ·  ".join(parts)
+
+
+def _differs(told: object) -> bool:
+    """Whether an attribute says that the flows of a sweep or an ensemble have different ones."""
+    return str(told) == VARIES or str(told).endswith(" of them")
 
 
 def verdicts(tree: xr.DataTree, kind: str) -> list[str]:

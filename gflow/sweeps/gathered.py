@@ -20,7 +20,7 @@ from gflow.sweeps.folder import DIGEST, Place, read_part
 from gflow.sweeps.layout import Layout
 from gflow.sweeps.plan import Plan
 from gflow.sweeps.stored import stored_sweep
-from gflow.sweeps.work import DATA, KEYS, Done
+from gflow.sweeps.work import DATA, KEYS, VARIES, Done
 from gflow.sweeps.writing import Writer, replacing
 
 Verdict = tuple[Status, str]
@@ -157,11 +157,13 @@ class Gathered:
     def _root(self, command: str) -> dict[str, Any]:
         """The root's attributes: those that all cells share, and the sweep's own."""
         seconds = sum(seconds for _, seconds, _ in self._told.values())
+        digests = {digest for _, _, digest in self._told.values()}
         return {
             **dict.fromkeys(ROOT_ATTRIBUTES, ""),
             "threads": 0,
             "versions": versions(),
             **self.layout.attrs,
+            "data_sha256": VARIES if len(digests) > 1 else "".join(digests),
             "schema_version": SCHEMA_VERSION,
             "gflow_version": gflow.__version__,
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),

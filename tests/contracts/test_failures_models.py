@@ -380,6 +380,24 @@ def test_a_jump_of_the_field_is_told():
     assert (found.status, found.diagnosis) == (Status.STEP_LIMIT, "discontinuous")
 
 
+@pytest.mark.parametrize("method", ["native:tsit5", "scipy:LSODA"])
+def test_steps_that_shrink_at_kinks_of_many_samples_are_told_so(method):
+    x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    model = gflow.SingleIndexDEQ(3, activation="relu")
+    problem = gflow.Problem(model, x, torch.tanh(x @ x.new_tensor([1.0, -0.5, 0.2])))
+    found = _run(problem, [0.1, 0.1, -0.3, 0.2], method, 1e3, 1e-6, 1e-9, max_steps=400)
+    assert (found.status, found.diagnosis) == (Status.STEP_LIMIT, "discontinuous")
+    assert "% of the last attempts were rejected, though dt = " in found.message
+
+
+@pytest.mark.parametrize("method", ["native:tsit5", "native:expcol8", "scipy:LSODA"])
+def test_a_loss_that_overflows_at_the_start_is_told_where_steps_are_too_short(method):
+    problem = gflow.Problem(gflow.LinearDEQ(1), [[1.0], [2.0]], [1e200, 2e200])
+    flow = gflow.integrate(problem, [0.1, 0.2], 10.0, method=method)["flow"]
+    assert (flow.status.item(), flow.diagnosis.item()) == ("nonfinite_start", "nonfinite_sample")
+    assert "The loss is not finite at training sample 0 (input 1)" in flow.status_message.item()
+
+
 @pytest.mark.parametrize("method", ["native:tsit5", "scipy:BDF"])
 def test_an_adjoint_that_is_missed_is_an_equilibrium_lost(method):
     """Its iterations come to take more than they may as w rises to 1."""

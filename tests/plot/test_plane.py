@@ -61,3 +61,12 @@ def test_the_region_without_a_unique_equilibrium_is_shaded_in_view(
     assert high >= ax.get_ylim()[1] - 1e-9
     assert not axes_of(plot_run(tanh))["theta_plane"].patches
     assert not [line for line in ax.lines if len(line.get_xdata()) == 361]
+
+
+def test_no_region_is_shaded_where_the_models_have_edges_of_their_own() -> None:
+    names = ("weak-tanh:0.5", "weak-tanh:2")
+    problems = [gflow.Problem(gflow.SingleIndexDEQ(3, activation=one), X3, Y3) for one in names]
+    starts = [[0.1, 0.0, 0.0, 0.3], [0.1, 0.0, 0.0, 1.4]]
+    figure = plot_run(gflow.integrate(problems, starts, t_end=1.0, times=5))
+    assert not axes_of(figure)["theta_plane"].patches
+    assert "several models" in figure.get_suptitle()

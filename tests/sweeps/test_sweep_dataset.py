@@ -11,6 +11,7 @@ from gflow.config import config_from_dict, with_values
 from gflow.configured import run_config
 from gflow.errors import ConfigError, StoreError, UsageError
 from gflow.plot.sweep import as_ensemble
+from gflow.plot.wording import description
 from gflow.sweeps import run_sweep, sweep
 
 pytestmark = pytest.mark.usefixtures("inline")
@@ -316,3 +317,24 @@ def test_events_are_padded(base):
         cell = tree["flow"].event_time.sel({"start.scale": scale}).values
         np.testing.assert_allclose(cell[: len(own)], own, rtol=1e-4)
         assert np.isnan(cell[len(own) :]).all()
+
+
+def test_the_root_has_the_digest_of_the_data_that_all_cells_read(base):
+    for over, differ in (({"start.scale": [0.1, 0.2, 0.3]}, False), ({"data.seed": [1, 2]}, True)):
+        tree = sweep(base, over, "s.nc", kind="integrate", overwrite=True, workers=1)
+        digests = set(tree["sweep"].data_sha256.values.tolist())
+        assert tree.attrs["data_sha256"] == ("varies" if differ else digests.pop())
+
+
+def test_a_figure_tells_which_cells_it_draws_and_that_models_differ(base):
+    base["model"], base["data"]["theta"] = {"activation": "weak-tanh"}, [2.0, 0.1]
+    over = {"model.epsilon": [0.5, 0.25], "start.seed": range(11)}
+    tree = sweep(base, over, "s.nc", kind="integrate", workers=1)
+    title = description(as_ensemble(tree))
+    assert title.startswith("several models  ·  backward exact")
+    assert title.endswith("the first 20 of 22 flows")
+    some = sweep(base, {"model.epsilon": [0.5, 20.0]}, "n.nc", kind="integrate", workers=1)
+    assert description(as_ensemble(some)).endswith("those of 2 cells that ran")
+    base["model"]["epsilon"] = 0.5
+    all_drawn = sweep(base, {"start.seed": range(2)}, "f.nc", kind="integrate", workers=1)
+    assert description(as_ensemble(all_drawn)).endswith("rtol 1e-05")
