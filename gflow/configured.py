@@ -32,6 +32,14 @@ SCALAR = ("linear", "single_index")
 MOST_PARAMETERS = 10**7
 """Of a linear, single-index or vector DEQ: each one has a name."""
 
+UNDECISIVE = (
+    ("data", "sha256"),
+    ("model", "factory_sha256"),
+    ("run", "checkpoint_seconds"),
+    ("run", "threads"),
+)
+"""Tables and keys that decide no result, or rounding alone."""
+
 Kind = Literal["integrate", "descend", "compare"]
 
 
@@ -259,9 +267,15 @@ def _descent_end(config: Config) -> float:
     return config.flow.t_end
 
 
+def decisive(config: Config) -> dict[str, Any]:
+    """The tables of a configuration without what decides no result, or rounding alone."""
+    tables = config.model_dump(mode="json", exclude_none=True)
+    for table, key in UNDECISIVE:
+        tables[table].pop(key, None)
+    return tables
+
+
 def run_key(config: Config, kind: Kind) -> str:
     """What a file is keyed to: all of a configuration that decides its data."""
-    tables = config.model_dump(mode="json", exclude_none=True)
-    tables["run"].pop("checkpoint_seconds")
-    text = json.dumps([kind, tables], sort_keys=True)
+    text = json.dumps([kind, decisive(config)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

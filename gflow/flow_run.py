@@ -27,6 +27,9 @@ from gflow.status import Status
 from gflow.stopping import read_stop
 from gflow.times import is_count, save_times
 
+MOST_STEPS = 10**10
+"""Fixed steps that no run comes to the end of: days of them."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -269,6 +272,12 @@ def step_note(method: Method, options: FlowOptions) -> str:
             "method such as rk4."
         )
     h, count = uniform_grid(options.step_size, options.t_end)
+    stops = any(value not in (None, False) for value in (options.stop or {}).values())
+    if count > MOST_STEPS and not stops:
+        raise MethodError(
+            f"step_size = {options.step_size:g} asks for {count:.3g} steps to t_end = "
+            f"{options.t_end:g}; take a larger one, or give a stop such as max_steps."
+        )
     shortened = f"; step_size {options.step_size:g} shortened to {h:.6g}, {count} of which reach "
     return "" if h == options.step_size else f"{shortened}t_end"
 

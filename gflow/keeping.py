@@ -18,7 +18,7 @@ from torch import Tensor
 from gflow.descent import Descent
 from gflow.errors import ProblemError, StoreError
 from gflow.flows import Flow
-from gflow.integrators.base import Method
+from gflow.integrators.base import Method, uniform_grid
 from gflow.integrators.continuation import method_of, plain_method, plain_snapshot, snapshot_of
 from gflow.integrators.snapshot import Snapshot
 from gflow.integrators.trajectory import Trajectory
@@ -84,11 +84,17 @@ class Keeping:
             self.resumed = list(before.get("resumed", []))
 
     def _extend(self, before: Mapping[str, Any]) -> None:
-        """Go back to where all descents were together, if they are to go on beyond their end."""
-        descent = self.parts.get("descent")
-        if descent is not None and self.call["arguments"]["t_end"] != before["t_end"]:
+        """Where the end is a later one, go back to where all descents were together."""
+        now = self.call["arguments"]
+        if now["t_end"] == before["t_end"]:
+            return
+        if (descent := self.parts.get("descent")) is not None:
             together = descent["together"]
             self.parts["descent"] = {**descent, **together, "together": together}
+        if (size := now.get("step_size")) is not None:
+            steps = [uniform_grid(size, one["t_end"])[0] for one in (before, now)]
+            if steps[0] != steps[1]:  # it begins anew, with the step of the later end
+                self.parts = {k: v for k, v in self.parts.items() if k not in ("flow", "method")}
 
     def snapshot(self) -> Snapshot | None:
         """Where the flow goes on; None from its start."""
@@ -103,6 +109,13 @@ class Keeping:
             how = "where the method began anew: equal to its tolerance, not bit for bit"
         self.resumed.append(f"at t = {found.t:.6g} {how}")
         return found
+
+    def descents(self) -> Mapping[str, Any] | None:
+        """Where the descents go on; None from their start."""
+        state: Mapping[str, Any] | None = self.parts.get("descent")
+        if state is not None and self.output.continued is not None:
+            self.resumed.append(f"the descents at update {state['k']}, bit for bit")
+        return state
 
     def method(self) -> tuple[Method, str] | None:
         """The method that was chosen, and why."""

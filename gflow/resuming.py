@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import sysconfig
 import tomllib
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple
 from pathlib import Path
@@ -15,14 +18,14 @@ import xarray as xr
 from gflow.assemble import Observables
 from gflow.config import Config, config_from_dict, with_values
 from gflow.configured import run_config, run_key
-from gflow.errors import StoreError
+from gflow.errors import GflowError, StoreError
 from gflow.extending import changes, grids_of
 from gflow.flow_run import ProgressCallback
 from gflow.flows import Flow
 from gflow.keeping import checked_seconds
 from gflow.problem import ArrayLike, Problem
 from gflow.store.checkpoint import read_checkpoint
-from gflow.store.files import open_tree
+from gflow.store.files import open_tree, version_of
 from gflow.store.output import SECONDS, Output
 from gflow.store.provenance import Provenance
 from gflow.workbench import compare, descend, integrate
@@ -97,15 +100,18 @@ def resume(
     20.0
     """
     source = Path(path)
+    version = version_of(source)
     tree = open_tree(source)
     payload = read_checkpoint(tree)
     budgets = {"max_steps": max_steps, "wall_seconds": wall_seconds}
     stop = {name: value for name, value in budgets.items() if value is not None}
-    changed = changes(source, tree, payload, t_end, stop)
-    if changed is None:
-        return tree
-    if t_end is not None:
-        payload["grids"] = {name: list(astuple(grid)) for name, grid in grids_of(payload).items()}
+    with _as_told(source):
+        changed = changes(source, tree, payload, t_end, stop)
+        if changed is None:
+            return tree
+        if t_end is not None:
+            grids = grids_of(payload).items()
+            payload["grids"] = {name: list(astuple(grid)) for name, grid in grids}
     if checkpoint_seconds is None:
         checkpoint_seconds = payload.get("checkpoint_seconds", SECONDS)
     key = str(tree.attrs.get("run_key", ""))
@@ -117,9 +123,10 @@ def resume(
         continued=payload,
         key=key,
         folder=str(payload.get("folder", "")),
+        version=version,
     )
     given: dict[str, Any] = {"evaluation": evaluation, "observables": observables}
-    with output as file, _threads(int(tree.attrs["threads"])):
+    with output as file, _threads(int(tree.attrs["threads"])), _as_told(source):
         if problem is None:
             return _by_configuration(source, tree, payload, changed, file, progress)
         given |= {"provenance": _origin(tree, payload, changed)}
@@ -146,6 +153,44 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What parts of a checkpoint that do not fit the run, or each other, come to."""
+
+
+@contextlib.contextmanager
+def _as_told(source: Path) -> Iterator[None]:
+    """Tell in a sentence what a checkpoint of odd parts comes to; the caller's errors pass."""
+    try:
+        yield
+    except GflowError:
+        raise
+    except FAULTS as error:
+        if "memory" in str(error) or _is_of_others(error):
+            raise
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise StoreError(
+            f"{source} cannot be gone on with: its checkpoint does not fit the run ({told[:200]}). "
+            "Begin anew; if gflow wrote it so, please report it."
+        ) from error
+
+
+def _is_of_others(error: BaseException) -> bool:
+    """Whether code beside gflow's and that of installed packages was running."""
+    paths = sysconfig.get_paths()
+    known = [str(Path(__file__).parent), *(paths[name] for name in ("stdlib", "purelib"))]
+    frames = traceback.extract_tb(error.__traceback__)
+    files = {frame.filename for frame in frames if Path(frame.filename).is_absolute()}
+    return any(not file.startswith((*known, sys.prefix)) for file in files)
 
 
 def _by_configuration(

@@ -168,7 +168,7 @@ def descent_groups(
         return {"descent": found.assign_attrs(**_written(plan.flow), schedule=plan.schedule)}
 
     keeper = None if keeping is None else keeping.of_descents(groups)
-    state = None if keeping is None else keeping.parts.get("descent")
+    state = None if keeping is None else keeping.descents()
     descent = run_descent(problem, start, plan, recording.progress, keeper, state)
     described = groups(descent)
     descent = judged(problem, descent, described["descent"].loss.values)

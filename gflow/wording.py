@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
@@ -12,6 +13,15 @@ def show(value: object, width: int = 60) -> str:
     """Return `value` as TOML would write it, cut to about `width` characters."""
     text = _list_text(value) if isinstance(value, list | tuple) else _scalar_text(value)
     return text if len(text) <= width else f"{text[:width]}..."
+
+
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Letters that a terminal obeys, instead of showing them; tabs and line ends are left."""
+
+
+def printable(text: str) -> str:
+    """Text of unknown origin for a terminal, such letters written as TOML writes them."""
+    return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _list_text(values: Sequence[object]) -> str:

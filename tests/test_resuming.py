@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 
 import numpy as np
@@ -11,10 +12,11 @@ import xarray as xr
 from same_data import assert_same_data
 
 import gflow
+from gflow import resuming
 from gflow.diagnostics import energy
-from gflow.errors import ProblemError, StoreError
+from gflow.errors import LockedError, ProblemError, StoreError
 from gflow.extending import extended_times
-from gflow.store.checkpoint import read_checkpoint
+from gflow.store.checkpoint import checkpoint_group, read_checkpoint
 from gflow.store.output import Output
 from gflow.times import Grid
 
@@ -423,3 +425,85 @@ def test_saves_in_the_logarithm_go_on_at_their_ratio():
     ratio = found[2:-1] / found[1:-2]
     assert ratio == pytest.approx(ratio[0])
     assert found[-1] == 500.0
+
+
+def test_a_run_that_another_process_extended_meanwhile_is_left_alone(tmp_path, monkeypatch):
+    path = tmp_path / "run.nc"
+    _integrate(path, method="tsit5")
+    found = resuming.changes
+
+    def slowly(*given):
+        monkeypatch.setattr(resuming, "changes", found)
+        gflow.resume(path, _problem(), t_end=3 * T_END)
+        return found(*given)
+
+    monkeypatch.setattr(resuming, "changes", slowly)
+    with pytest.raises(LockedError, match="written by another process meanwhile"):
+        gflow.resume(path, _problem(), t_end=2 * T_END)
+    assert float(gflow.open(path)["flow"].time[-1]) == 3 * T_END
+
+
+@pytest.mark.parametrize(("ends", "begun"), [((2.0, 3.3), "start"), ((2.0, 4.0), "t = ")])
+def test_fixed_steps_are_those_of_the_later_end(ends, begun, tmp_path):
+    path, size = tmp_path / "run.nc", 0.03 if begun == "start" else 0.02
+    fixed = {"method": "rk4", "step_size": size}
+    _integrate(path, t_end=ends[0], times=[1.0], **fixed)
+    found = gflow.resume(path, _problem(), t_end=ends[1])
+    whole = _integrate(t_end=ends[1], times=[1.0, ends[0]], **fixed)
+    assert found["flow"].method_reason.item() == whole["flow"].method_reason.item()
+    assert np.array_equal(found["flow"].theta, whole["flow"].theta)
+    assert begun in found.attrs["resumed"]
+
+
+def test_descents_that_went_on_say_so(tmp_path, monkeypatch):
+    path = tmp_path / "run.nc"
+    with monkeypatch.context() as patch:
+        patch.setattr("gflow.descent.run.REPORT", 0.0)
+        _interrupt_at(patch, 2)
+        _descend(path, checkpoint_seconds=0.0)
+    found = gflow.resume(path, _problem())
+    assert re.fullmatch(r"the descents at update \d+, bit for bit", found.attrs["resumed"])
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("flow", "observers", 0, "seen"), None),
+        (("flow", "counts"), []),
+        (("flow", "state", "theta"), {}),
+        (("flow", "saved_t"), 0),
+        (("flow", "log"), 3),
+        (("arguments",), {}),
+        (("arguments", "t_end"), ""),
+        (("method", "names"), 3),
+        (("wall_seconds",), None),
+    ],
+)
+def test_a_checkpoint_of_odd_parts_is_told_in_a_sentence(place, value, tmp_path, monkeypatch):
+    path = tmp_path / "run.nc"
+    with monkeypatch.context() as patch:
+        _interrupt_at(patch, 6)
+        tree = _integrate(path, method="tsit5")
+    payload = read_checkpoint(tree)
+    *way, last = place
+    part = payload
+    for name in way:
+        part = part[name]
+    part[last] = value
+    tree["checkpoint"] = xr.DataTree(checkpoint_group(payload))
+    gflow.save(tree, path, overwrite=True)
+    with pytest.raises(StoreError, match=r"checkpoint"):
+        gflow.resume(path, _problem(), t_end=2 * T_END)
+
+
+def test_an_error_of_the_callers_own_passes(tmp_path, monkeypatch):
+    path = tmp_path / "run.nc"
+    with monkeypatch.context() as patch:
+        _interrupt_at(patch, 6)
+        _integrate(path, method="tsit5")
+
+    def fail(_):
+        raise ValueError("my own")
+
+    with pytest.raises(ValueError, match="my own"):
+        gflow.resume(path, _problem(), progress=fail)

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 
 import gflow
-from gflow.errors import GflowError, ProblemError
+from gflow.errors import GflowError, MethodError, ProblemError
 from gflow.recording import DIAGNOSTICS
 
 RNG = np.random.default_rng(0)
@@ -358,3 +358,14 @@ def test_a_flow_does_not_creep_towards_the_edge_where_its_equilibrium_is_lost() 
     assert str(flow.status.values) == "equilibrium_lost"
     assert 0 <= 1 - float(flow.theta[-1, 1]) < 1e-9
     assert int(flow.nfe) < 1500
+
+
+@pytest.mark.parametrize("t_end", [1.0, 1e308])
+def test_fixed_steps_without_end_are_refused(t_end):
+    problem = gflow.Problem(gflow.LinearDEQ(dim=1), [[0.5], [1.0]], [1.0, 2.0])
+    with pytest.raises(MethodError, match="take a larger one, or give a stop"):
+        gflow.integrate(problem, [0.1, 0.0], t_end, method="rk4", step_size=1e-300)
+    tree = gflow.integrate(
+        problem, [0.1, 0.0], t_end, method="rk4", step_size=1e-300, stop={"max_steps": 3}
+    )
+    assert tree["flow"].status == "step_limit"

@@ -15,7 +15,7 @@ import click
 
 from gflow.cli.interruption import LeaveAtOnce
 from gflow.errors import GflowError
-from gflow.wording import did_you_mean, show
+from gflow.wording import did_you_mean, printable, show
 
 
 class LazyGroup(click.Group):
@@ -122,4 +122,4 @@ def _flushed(code: int) -> int:
 
 def say_error(message: str) -> None:
     """Print an error as click does; further lines are indented."""
-    click.echo("Error: " + message.replace("\n", "\n       "), err=True)
+    click.echo("Error: " + printable(message).replace("\n", "\n       "), err=True)

@@ -10,10 +10,14 @@ import click
 @click.command
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--t-end", type=float, help="Extend the flow to this end, also if it is complete.")
-@click.option("--max-steps", type=int, help="A larger step limit, counting all from the start.")
+@click.option(
+    "--max-steps",
+    type=click.IntRange(min=1),
+    help="A larger step limit, counting all from the start.",
+)
 @click.option(
     "--wall-seconds",
-    type=float,
+    type=click.FloatRange(min=0, min_open=True),
     help="A budget of wall-clock time from now on. Default: that of the run, anew.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing unless the run fails.")

@@ -8,6 +8,7 @@ import click
 
 from gflow.cli.group import say_error
 from gflow.errors import StoreError, UsageError
+from gflow.wording import printable
 
 
 @click.command
@@ -63,5 +64,5 @@ def _print_config(files: tuple[Path, ...]) -> int:
     config = str(open_tree(files[0]).attrs["config"])
     if not config:
         raise StoreError(f"{files[0]} holds no configuration; it was made in Python.")
-    click.echo(config, nl=not config.endswith("\n"))
+    click.echo(printable(config), nl=not config.endswith("\n"))
     return 0

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import click
 
+from gflow.wording import printable
+
 _UNLIMITED = 10_000
 
 
@@ -28,7 +30,7 @@ def print_table(title: str, rows: Sequence[Sequence[str]]) -> None:
         style = "cyan" if column == 0 else ""
         table.add_column(heading, style=style, no_wrap=not wraps[column], overflow="fold")
     for row in body:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     width = None if terminal and any(wraps) else _UNLIMITED
     console = Console(width=width, force_terminal=terminal)
     with console.capture() as captured:

@@ -250,7 +250,7 @@ def uniform_grid(step_size: float, length: float) -> tuple[float, float]:
     The step asked for if it divides the interval, else the next smaller one that does: a last
     short step would spoil the coefficients of the Adams methods.
     """
-    if math.isinf(length):
+    if math.isinf(length / step_size):
         return step_size, math.inf
     count = round(length / step_size)
     if count >= 1 and abs(count * step_size - length) <= 1e-9 * step_size:

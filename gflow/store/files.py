@@ -13,6 +13,7 @@ from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING
 
 from gflow import inspection
+from gflow.ctrl_c import undisturbed
 from gflow.errors import StoreError
 from gflow.store import lazy
 from gflow.validation import validate
@@ -41,7 +42,7 @@ def check_output(path: str | Path, overwrite: bool = False) -> Path:
         raise StoreError(
             f"{target} exists; choose another name, or pass --overwrite (overwrite=True in Python)."
         )
-    folder = target.parent
+    folder = behind(target).parent
     if not folder.is_dir():
         raise StoreError(f"The folder {folder} does not exist; create it first.")
     if not os.access(folder, os.W_OK):
@@ -94,11 +95,15 @@ def replace_file(tree: xr.DataTree, target: Path) -> None:
         If the tree is no gflow dataset.
     """
     validate(tree)
+    with undisturbed():
+        _replace(tree, target)
+
+
+def _replace(tree: xr.DataTree, target: Path) -> None:
     part: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(
-            dir=target.parent, prefix=f".{target.name}.", suffix=".part"
-        )
+        place = behind(target)
+        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.", suffix=".part")
         os.close(handle)
         part = Path(name)
         tree.to_netcdf(part, engine="netcdf4", format="NETCDF4")
@@ -108,7 +113,7 @@ def replace_file(tree: xr.DataTree, target: Path) -> None:
         part.chmod(0o666 & ~umask)
         with part.open("rb") as file:
             os.fsync(file.fileno())
-        part.replace(target)
+        part.replace(place)
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StoreError(f"{target} could not be written: {reason}.") from None
@@ -118,13 +123,30 @@ def replace_file(tree: xr.DataTree, target: Path) -> None:
                 part.unlink()
 
 
+def behind(target: Path) -> Path:
+    """The file to which a link leads, which stays a link; any other path as it is."""
+    return target.resolve() if target.is_symlink() else target
+
+
+Version = tuple[int, int, int]
+
+
+def version_of(path: Path) -> Version | None:
+    """What tells a file from one that has taken its place; None if there is none."""
+    try:
+        told = path.stat()
+    except (OSError, ValueError):
+        return None
+    return told.st_ino, told.st_mtime_ns, told.st_size
+
+
 def clear(folder: Path, name: str | None = None) -> None:
     """Remove what a killed process had begun to write in the place of a file, or of any one.
 
     Only the one who holds the lock may.
     """
     pattern = "*" if name is None else glob.escape(name)
-    for part in folder.glob(f".{pattern}.*.part"):
+    for part in folder.glob(f".{pattern}.????????.part"):
         with contextlib.suppress(OSError):
             if part.is_dir():
                 shutil.rmtree(part)
@@ -183,7 +205,10 @@ def open_tree(path: str | Path, chunks: Chunks = None) -> xr.DataTree:
     if chunks is not None or source.suffix == lazy.ZARR:
         return lazy.open_lazy(source, chunks)
     try:
-        with xr.open_datatree(source, engine="netcdf4", decode_times=False) as opened:
+        with (
+            undisturbed(),
+            xr.open_datatree(source, engine="netcdf4", decode_times=False) as opened,
+        ):
             tree = opened.load()
     except Exception as error:
         reason = str(error).split("\n")[0] or type(error).__name__

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from gflow.errors import StoreError, WriteError
-from gflow.store.files import check_dataset, clear, replace_file
+from gflow.errors import LockedError, StoreError, WriteError
+from gflow.store.files import Version, behind, check_dataset, clear, replace_file, version_of
 from gflow.store.lock import Lock
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class Output:
         Of the configuration that the file is of; empty for a run from Python.
     folder : str
         The configuration's folder, relative to the file's.
+    version : tuple, optional
+        Of the file that was read to go on from it, :func:`gflow.store.files.version_of`.
 
     Attributes
     ----------
@@ -75,11 +77,13 @@ class Output:
         continued: Mapping[str, Any] | None = None,
         key: str = "",
         folder: str = "",
+        version: Version | None = None,
     ) -> None:
         self.path = Path(path)
         self.seconds, self._overwrite = seconds, overwrite
         self._tell = tell or _warn
         self.continued, self.key, self.folder = continued, key, folder
+        self._version = version
         self._lock: Lock | None = None
         self._due = self._began = 0.0
         self._troubled = False
@@ -87,10 +91,16 @@ class Output:
 
     def __enter__(self) -> Self:
         check_dataset(self.path, self._overwrite)
-        self._lock = Lock(self.path)
+        place = behind(self.path)
+        self._lock = Lock(place)
         try:
-            clear(self.path.parent, self.path.name)
-            _probe(self.path)
+            check_dataset(self.path, self._overwrite)
+            if self._version not in (None, version_of(self.path)):
+                raise LockedError(
+                    f"{self.path} has been written by another process meanwhile; nothing was done."
+                )
+            clear(place.parent, place.name)
+            _probe(place)
         except BaseException:
             self._lock.release()
             raise
@@ -109,7 +119,7 @@ class Output:
         StoreError
             If it would not: a file and the one that replaces it are there together for a moment.
         """
-        free = shutil.disk_usage(self.path.parent).free
+        free = shutil.disk_usage(behind(self.path).parent).free
         if 2 * size > free:
             raise StoreError(
                 f"{self.path} would take about {_bytes(size)}, twice for a moment, and its disk "

@@ -17,7 +17,7 @@ import numpy as np
 import gflow
 from gflow import user_code
 from gflow.config import Config, config_from_dict, with_values
-from gflow.configured import Kind, check_tables
+from gflow.configured import Kind, check_tables, decisive
 from gflow.data import shipped
 from gflow.errors import ConfigError, DataError
 from gflow.integrators.registry import resolve
@@ -26,7 +26,6 @@ from gflow.times import is_count, save_times
 
 _SHIPPED = "gflow:"
 _SAVES = {"flow.t_end", "flow.times", "flow.spacing"}
-_UNDECISIVE = [("data", "sha256"), ("model", "factory_sha256"), ("run", "checkpoint_seconds")]
 
 
 @dataclass(frozen=True)
@@ -152,21 +151,13 @@ def _kind_of(raw: Mapping[str, Any]) -> Kind:
 
 def _key(config: Config, kind: Kind, folder: Path) -> str:
     """Digest of the configuration, the kind of run, gflow's version and the files it reads."""
-    parts = [_decisive(config), kind, gflow.__version__]
+    tables = json.dumps(decisive(config), sort_keys=True)
+    parts = [tables, str(threads_of(config)), kind, gflow.__version__]
     if config.data.source == "file":
         parts.append(_digest(_data_file(config.data.path, folder)))
     if config.model.factory is not None:
         parts += map(_digest, _code(folder / config.model.factory.rpartition(":")[0]))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _decisive(config: Config) -> str:
-    """A configuration without what decides no result, and with the threads that a sweep takes."""
-    tables = config.model_dump(exclude_none=True)
-    for table, key in _UNDECISIVE:
-        tables[table].pop(key, None)
-    tables["run"]["threads"] = threads_of(config)
-    return json.dumps(tables, sort_keys=True)
 
 
 def threads_of(config: Config) -> int:

@@ -84,6 +84,8 @@ def test_the_configuration_of_an_extended_run_gives_identical_data(gflow, config
     Path("again.toml").write_text(gflow("show", "--config", "run.nc").stdout)
     assert gflow(kind, "again.toml").exit_code == 0
     first, second = package.open("run.nc"), package.open("again.nc")
+    again = gflow(kind, "again.toml", "-o", "run.nc", "--resume")  # it is the file's own
+    assert (again.exit_code, again.stdout.startswith("run.nc is complete")) == (0, True)
     for tree in (first, second):
         if "flow" in tree.children:
             tree["flow"] = tree["flow"].to_dataset().drop_vars("method_reason")

@@ -44,3 +44,8 @@ def test_on_a_terminal_sentences_are_wrapped_and_numbers_are_not(
     assert max(map(len, lines)) <= 40
     print_table("Runs", [tuple("abcdefgh"), ("1.234e-05",) * 8])
     assert plain(capsys.readouterr().out).splitlines()[-2].split() == ["1.234e-05"] * 8
+
+
+def test_what_a_terminal_would_obey_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("Run", [("command", "\x1b[2Jrun\x07 \u202eevil\r"), ("t", "2")])
+    assert "\\u001b[2Jrun\\u0007 \\u202eevil\\u000d" in capsys.readouterr().out

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xarray as xr
 
 import gflow
+from gflow.ctrl_c import undisturbed
 from gflow.errors import SchemaError, StoreError
 
 
@@ -129,3 +132,34 @@ def test_a_dataset_is_a_netcdf_file_and_no_input(tmp_path: Path) -> None:
     source.touch()
     with pytest.raises(StoreError, match="is an input of this run"):
         check_dataset(source, overwrite=True, inputs=[source])
+
+
+def test_ctrl_c_waits_until_a_file_is_whole(
+    tree: xr.DataTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to_netcdf = xr.DataTree.to_netcdf
+
+    def disturbed(self: xr.DataTree, *given: Any, **named: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        to_netcdf(self, *given, **named)
+
+    path = tmp_path / "run.nc"
+    monkeypatch.setattr(xr.DataTree, "to_netcdf", disturbed)
+    with pytest.raises(KeyboardInterrupt):
+        gflow.save(tree, path)
+    assert gflow.open(path).identical(tree)
+    assert [one.name for one in tmp_path.iterdir()] == ["run.nc"]
+
+
+def test_ctrl_c_is_let_through_the_second_time() -> None:
+    seen: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: seen.append(number))
+    try:
+        with undisturbed():
+            signal.raise_signal(signal.SIGINT)
+            assert not seen
+            signal.raise_signal(signal.SIGINT)
+            assert len(seen) == 1
+        assert len(seen) == 2
+    finally:
+        signal.signal(signal.SIGINT, before)

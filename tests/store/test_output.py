@@ -10,7 +10,8 @@ import time
 import pytest
 
 import gflow
-from gflow.errors import StoreError, WriteError
+from gflow.errors import LockedError, StoreError, WriteError
+from gflow.store.files import version_of
 from gflow.store.output import Output
 
 
@@ -58,7 +59,7 @@ def test_a_killed_writer_holds_nothing(tree, tmp_path):
         with pytest.raises(StoreError, match="being written by another process"), Output(path):
             pass
         holder.kill()
-    (tmp_path / ".run.nc.abc.part").write_bytes(b"half a file")
+    (tmp_path / ".run.nc.abcdefgh.part").write_bytes(b"half a file")
     with Output(path) as output:
         output.finish(tree)
     assert [one.name for one in tmp_path.iterdir()] == ["run.nc"]
@@ -127,3 +128,30 @@ def test_a_wrong_pause_is_told(tmp_path):
     problem = gflow.Problem(gflow.LinearDEQ(dim=1), x=[[0.5], [1.0]], y=[1.0, 2.0])
     with pytest.raises(gflow.UsageError, match="checkpoint_seconds is -1"):
         gflow.integrate(problem, [0.1, 0.0], 1.0, output=tmp_path / "run.nc", checkpoint_seconds=-1)
+
+
+def test_a_file_that_is_another_than_was_read_is_left_alone(tree, tmp_path):
+    path = tmp_path / "run.nc"
+    gflow.save(tree, path)
+    seen = version_of(path)
+    with Output(path, overwrite=True, version=seen):
+        pass
+    gflow.save(tree, path, overwrite=True)
+    late = Output(path, overwrite=True, version=seen)
+    with pytest.raises(LockedError, match="written by another process meanwhile"), late:
+        pass
+    with Output(path, overwrite=True):
+        pass
+
+
+def test_a_link_stays_one_and_its_file_has_one_writer(tree, tmp_path):
+    (tmp_path / "disk").mkdir()
+    file, link = tmp_path / "disk" / "run.nc", tmp_path / "run.nc"
+    link.symlink_to(file)
+    with Output(link) as output:
+        with pytest.raises(LockedError, match="being written by another process"), Output(file):
+            pass
+        output.finish(tree)
+    assert link.is_symlink()
+    assert gflow.open(file).identical(tree)
+    assert [one.name for one in file.parent.iterdir()] == ["run.nc"]

@@ -149,8 +149,8 @@ def test_one_sweep_at_a_time_writes_an_output(base, inline):
 
 def test_what_a_killed_sweep_had_begun_to_write_is_removed(base):
     Path("s.nc.parts").mkdir()
-    left = [Path(".s.nc.abc.part"), Path("s.nc.parts/.0a.nc.xyz.part")]
-    others = [Path(".s.nc2.abc.part"), Path("s.nc.parts/notes.part")]
+    left = [Path(".s.nc.abcdefgh.part"), Path("s.nc.parts/.0a.nc.xyzxyzxy.part")]
+    others = [Path(".s.nc2.abcdefgh.part"), Path("s.nc.parts/notes.part")]
     left[0].mkdir()
     for path in (left[0] / "sweep.nc", left[1], *others):
         path.write_text("some")
