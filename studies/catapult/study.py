@@ -128,9 +128,8 @@ def _peaks(steps: xr.Dataset, exponent: float) -> Iterator[Claim]:
 def _curvature(steps: xr.Dataset, flow: xr.Dataset) -> Iterator[Claim]:
     found = [sharpness_of(one) / one.sharpness - 1 for one in (steps, flow)]
     worst = [float(abs(each).max()) for each in found]
-    yield at_most(
-        "The sharpness is (λ + √(λ² + 12 f²/n)) / 2 on every path, relative", worst, 1e-12
-    )
+    # Beyond 150 parameters the sharpness is iterated, to a residual of 1e-5: its square in λ.
+    yield at_most("The sharpness is (λ + √(λ² + 12 f²/n)) / 2 on every path, relative", worst, 1e-9)
     last = steps.isel(record=-1).stack(run=("width", "start"))
     minimum = last.isel(run=(last.loss < SETTLED) & last.sharpness.notnull())
     yield at_most(
