@@ -142,7 +142,7 @@ def _kill_and_go_on(forge, folder, case, whole, length, chance):
         log.unlink(missing_ok=True)
     assert code == 0
     _assert_equal(_opened(path), whole, case[1] != "scipy:LSODA")
-    assert sorted(one.name for one in folder.iterdir()) == ["log", "run.nc"]
+    assert {one.name for one in folder.iterdir()} <= {"log", "run.nc"}  # no parts, no locks
     return killed
 
 
