@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
@@ -126,9 +126,8 @@ class Scene:
 
     def rate_at(self, t: float, state: Tensor) -> float:
         """The same elsewhere."""
-        lone = replace(self.field, batched=False)
         try:
-            rates = fastest_rates(lone, np.array([t]), state[None])
+            rates = fastest_rates(self.field.lone, np.array([t]), state[None])
         except Halt:
             return math.nan
         return math.nan if rates is None else float(rates[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ def choose(
     if str(name).lower() != "auto":
         method = resolve(name)
         return method, f"{method.info.name}, as asked"
-    rates = fastest_rates(replace(field, batched=False), np.zeros(1), theta0[None])
+    rates = fastest_rates(field.lone, np.zeros(1), theta0[None])
     rate = None if rates is None else float(rates[0])
     method, reason = choose_by_rate(field, theta0, t_end, rtol, rate)
     return method, f"auto chose {method.info.name}: {reason}"

@@ -23,6 +23,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -123,6 +124,11 @@ class Field:
     def __call__(self, t: float, theta: Tensor) -> Tensor:
         """The field's value (P,)."""
         return self.function(t, theta)
+
+    @cached_property
+    def lone(self) -> Field:
+        """The field as one of a single trajectory, which says why it has no value."""
+        return replace(self, batched=False)
 
 
 @dataclass(frozen=True)

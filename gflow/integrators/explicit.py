@@ -101,7 +101,7 @@ class ExplicitPair(NativeMethod):
     ) -> Trial:
         """All stages in one tensor, each stage's increment one product with its row."""
         if len(theta) == 1 and theta.device.type == "cpu":
-            return self._attempt_alone(system, t, float(dt[0]), theta, state)
+            return self._attempt_alone(system, float(t[0]), float(dt[0]), theta, state)
         tableau, width = self.tableau, column(dt, theta)
         rows_of_a, error_weights, dense_weights = tableau.tensors(theta.dtype, theta.device)
         columns = theta.mT.shape
@@ -123,24 +123,24 @@ class ExplicitPair(NativeMethod):
 
     @np.errstate(over="ignore", invalid="ignore")  # what is not finite is told by the driver
     def _attempt_alone(
-        self, system: System, t: np.ndarray, dt: float, theta: Tensor, state: State
+        self, system: System, t: float, dt: float, theta: Tensor, state: State
     ) -> Trial:
         """The same for one row on the CPU, by numpy, whose small operations cost a third."""
         tableau, start = self.tableau, theta[0].numpy()
         rows_of_a, error_weights, dense_weights = tableau.arrays(start.dtype)
         stages = np.empty((len(tableau.c), len(start)), start.dtype)
         stages[0] = state.cache["value"][0].numpy()
-        point, still = theta, system.field.autonomous
+        point, times = theta[0], (t + tableau.c * dt).tolist()
         for i, row in enumerate(rows_of_a, start=1):
-            point = torch.from_numpy(start + dt * (row @ stages[:i]))[None]
-            stages[i] = system.value(t if still else t + tableau.c[i] * dt, point)[0].numpy()
+            point = torch.from_numpy(start + dt * (row @ stages[:i]))
+            stages[i] = system.alone(times[i], point).numpy()
         error = torch.from_numpy(dt * (error_weights @ stages))[None]
 
         def dense(rows: Tensor, x: Tensor) -> Tensor:
             powers = x.numpy()[:, None] ** np.arange(1, 5, dtype=start.dtype)
             return torch.from_numpy(start + dt * (powers @ dense_weights @ stages))
 
-        return Trial(point, error, dense, torch.from_numpy(stages[-1:]))
+        return Trial(point[None], error, dense, torch.from_numpy(stages[-1:]))
 
     def renew(self, system: System, step: BatchStep, trial: Trial, state: State) -> Cache:
         """The last stage of the accepted steps."""

@@ -239,11 +239,11 @@ class NativeMethod(Method):
 
     def init(self, field: Field, t: float, theta: Tensor, settings: Settings) -> State:
         """The state of a lone trajectory."""
-        return self.start(replace(field, batched=False), np.array([t]), theta[None], settings)
+        return self.start(field.lone, np.array([t]), theta[None], settings)
 
     def step(self, field: Field, state: Any) -> tuple[State, Step]:
         """Attempts of a lone trajectory until one is accepted."""
-        lone = replace(field, batched=False)
+        lone = field.lone
         attempts: list[Attempt] = []
         solves = 0
         while True:
@@ -268,7 +268,7 @@ def lone_step(step: BatchStep, row: int, attempts: tuple[Attempt, ...], solves: 
     def interpolate(times: Tensor) -> Tensor:
         theta = step.theta0
         x = ((times - t0) / (t1 - t0)).to(theta)
-        return step.dense(torch.full((len(x),), row, device=theta.device), x)
+        return step.dense(torch.full(x.shape, row, device=theta.device), x)
 
     return Step(t0, t1, step.theta0[row], step.theta1[row], interpolate, attempts, solves)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gflow.integrators.base import Attempt, Breakdown, Field, Halt, Method, Settings, Step
@@ -72,6 +73,7 @@ class Run:
     ) -> None:
         self.method, self.settings = method, settings
         self.meter, self.saver, self.observers = meter, saver, [saver, *observers]
+        self.continuing = [one for one in self.observers if isinstance(one, Continuing)]
         self.size = float(theta0.abs().max()) if size is None else size
         self.t, self.theta = t0, theta0
         self.log: list[LoggedStep] = []
@@ -164,8 +166,7 @@ class Run:
         ahead = (self.settings.t_end - self.t) / advanced * (attempts / 2)
         if attempts >= PATIENT and HOPELESS * most < ahead < math.inf:
             return Status.STEP_LIMIT, f"{told}, and t_end is {ahead:.2g} such attempts away"
-        field = replace(self.raw, batched=False)
-        reason = lone_reason(field, self.method, state, attempts, before)
+        reason = lone_reason(self.raw.lone, self.method, state, attempts, before)
         return (Status.ROUNDING, reason) if reason else None
 
     def _memory(self) -> Tensor | None:
@@ -182,14 +183,11 @@ class Run:
         for observer in self.observers:
             observer.observe(step, meter.nfe)
 
-    def _continuing(self) -> list[Continuing]:
-        return [one for one in self.observers if isinstance(one, Continuing)]
-
     def _note(self, state: Any) -> None:
         """Note where the run could go on, if it could from here."""
-        continuing = self._continuing()
-        clean = all(one.clean() for one in continuing)
-        if not (self.marking and clean and self.t < self.settings.t_end):
+        if not (self.marking and self.t < self.settings.t_end):
+            return
+        if not all(one.clean() for one in self.continuing):
             return
         meter, rest = self.meter, self.rest
         self.mark = _Mark(
@@ -203,7 +201,7 @@ class Run:
             self.saver.pieces,
             self.warm,
             None if rest is None else rest.state(),
-            [one.state() for one in continuing],
+            [one.state() for one in self.continuing],
         )
 
     def snapshot(self, seconds: float) -> Snapshot | None:
@@ -249,7 +247,7 @@ class Run:
         if self.rest is not None and snapshot.rest is not None:
             self.rest.restore(snapshot.rest)
         self.saver.restore(snapshot.saved_t, snapshot.saved_theta, snapshot.t)
-        for observer, state in zip(self._continuing(), snapshot.observers, strict=True):
+        for observer, state in zip(self.continuing, snapshot.observers, strict=True):
             observer.restore(state)
         self.seconds = snapshot.seconds
         self._note(self.state)
@@ -327,7 +325,7 @@ class Run:
         return status, breakdown.reason
 
     def _growth(self) -> float:
-        return float(self.theta.abs().max()) / (1.0 + self.size)
+        return float(torch.linalg.vector_norm(self.theta, math.inf)) / (1.0 + self.size)
 
     def _met(self, targets: Sequence[Target]) -> Status | None:
         return next((x.status for x in targets if x.is_met(self.t, self.theta)), None)

@@ -122,9 +122,8 @@ class Switching(Method):
         inner, step = state.method.step(field, state.inner)
         attempts = state.attempts + len(step.attempts)
         state = replace(state, inner=inner, attempts=attempts)
-        lone = replace(field, batched=False)
         looks = range(state.attempts - len(step.attempts) + 1, attempts + 1)
-        if not state.switched and any(self.watch(lone, inner, k)[0] for k in looks):
+        if not state.switched and any(self.watch(field.lone, inner, k)[0] for k in looks):
             settings = replace(inner.settings, first_step=float(inner.dt[0]))
             begun = self.other.init(field, float(inner.t[0]), inner.theta[0], settings)
             state = SwitchingState(self.other, begun, attempts, True)

@@ -23,6 +23,12 @@ class System:
             return self.field.function(t, theta)
         return _rows(self.field.function, t, theta)
 
+    def alone(self, t: float, theta: Tensor) -> Tensor:
+        """The field (P,) of a batch of one at theta (P,)."""
+        if self.field.batched:
+            return self.field.function(np.array([t]), theta[None])[0]
+        return self.field.function(t, theta)
+
     def jacobian(self, t: np.ndarray, theta: Tensor) -> Tensor:
         """The Jacobian (B, P, P), by forward differences if the field offers none."""
         if self.field.jacobian is None:
