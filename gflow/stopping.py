@@ -50,9 +50,12 @@ def read_stop(
     ----------
     stop : mapping or None
         ``loss`` and ``gradient_norm``: end where they fall to this value, located on the dense
-        output; both are those of the problem, without weight decay. ``steady_state``: end where the
-        RMS of (dtheta/dt) / (atol + rtol |theta|) falls to this value (True means 1): theta moves
-        by less than its tolerance per unit of time, and so does the velocity if there is one.
+        output; both are those of the problem, without weight decay. Every step is looked at where
+        it ends and, if it is longer than a hundredth of the time it leads to, at four points
+        within: what is below the value only between two of these is missed, as along a flow of
+        second order that oscillates. ``steady_state``: end where the RMS of
+        (dtheta/dt) / (atol + rtol |theta|) falls to this value (True means 1): theta moves by less
+        than its tolerance per unit of time, and so does the velocity if there is one.
         ``max_steps`` and ``wall_seconds`` are budgets: using one up is a failure.
     problem : Problem
     field : Field

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,44 @@ def test_each_trajectory_meets_its_own_rule(stop: dict[str, float], method: str)
         assert_same_path(flow, one)
     assert float(tree["flow"].t_final[3]) == 0.0
     assert len({float(t) for t in tree["flow"].t_final}) > 3
+
+
+@pytest.mark.parametrize("method", NATIVE)
+def test_a_rule_met_only_within_a_step_ends_the_flow_there(method: str) -> None:
+    """The gradient is small for a while beside a saddle, which an exponential step passes whole."""
+    saddle = gflow.Objective(lambda w: 12.5 * w[0] ** 2 - w[1] ** 2 / 2 + w[1] ** 4 / 4, 2)
+    given: dict[str, Any] = {"method": method, "stop": {"gradient_norm": 3e-5}, "rtol": 1e-5}
+    one = gflow.integrate(saddle, [1.0, 1e-5], 40.0, **given)["flow"]
+    two = gflow.integrate(saddle, [[1.0, 1e-5], [2.0, 1e-5]], 40.0, **given)["flow"]
+    # x = x0 exp(-25 t) and y = 1e-5 exp(t) up to 1e-9 of it: |(25 x, y)| falls to 3e-5 first there
+    expected = [0.5535217, 0.5818468]
+    assert set(two.status.values) == {"gradient_norm"}
+    assert float(one.time[-1]) == pytest.approx(expected[0], rel=1e-3)
+    assert two.t_final.values == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_rule_met_only_within_an_oscillation_ends_the_flow_there() -> None:
+    bowl = gflow.Objective(lambda w: (25 * w[0] ** 2 + w[1] ** 2) / 2, 2)
+    given: dict[str, Any] = {"method": "tsit5", "stop": {"loss": 0.03}, "flow": "heavy_ball:5"}
+    tree = gflow.integrate(bowl, [[1.0, 0.5], [0.5, 0.2]], 30.0, rtol=1e-4, **given)
+    assert tree["flow"].t_final.values == pytest.approx([3.50722, 0.693755], rel=1e-4)
+
+
+def test_a_ridge_is_no_failure_of_a_lone_flow() -> None:
+    """On it an unstable mode rests at 0, and long exponential steps overflow again and again."""
+    ridge = gflow.Objective(lambda w: w[0] ** 2 / 2 - 5 * w[1] ** 2 + w[1] ** 4, 2)
+    flow = gflow.integrate(ridge, [1.0, 0.0], 1e4, method="expcol8", times=[1.0])["flow"]
+    assert str(flow.status.values) == "t_end"
+    assert flow.theta.values[1] == pytest.approx([np.exp(-1.0), 0.0], rel=1e-6)
+
+
+def test_steps_that_overflow_are_rejected_without_a_warning() -> None:
+    x = np.random.default_rng(5).normal(size=(25, 2))
+    problem = gflow.Problem(gflow.LinearDEQ(dim=2), x, x @ [1.0, -2.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tree = gflow.integrate(problem, [0.1, 0.2, 0.0], 1e308, method="expcol8", times=[1.0])
+    assert str(tree["flow"].status.values) == "stalled"
 
 
 def test_the_step_limit_is_each_trajectory_s_own() -> None:

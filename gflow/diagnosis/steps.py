@@ -9,6 +9,7 @@ import torch
 from gflow.diagnosis.samples import tell_slopes
 from gflow.diagnosis.scene import Cause, Finding, Scene
 from gflow.integrators.norms import scaled_norm
+from gflow.integrators.stabilized import MARGIN, StabilizedMethod
 from gflow.integrators.stiffness import DENSE_LIMIT
 from gflow.status import Status
 
@@ -199,7 +200,7 @@ def _kinks(scene: Scene) -> Finding | None:
 def _pace(scene: Scene) -> Finding:
     """Whether stability or accuracy limits the steps, and how many more are needed."""
     info, reached = scene.method.info, scene.step * scene.rate
-    limit = STABLE.get(info.name, math.inf)
+    limit = _stable(scene)
     pace = _ahead(scene)
     measured = f"dt = {scene.step:.3g} times the fastest rate {scene.rate:.3g} is {reached:.3g}"
     if not info.adaptive:
@@ -210,7 +211,7 @@ def _pace(scene: Scene) -> Finding:
     if reached > NEAR * limit:
         return Cause.STIFF, (
             f"Stability limits the steps: {measured}, and {info.name} is stable up to {limit:.3g}; "
-            f"{pace}. Take {_for_stiff(scene)}."
+            f"{pace}. {_for_stiff(scene)}."
         )
     if math.isnan(scene.step):
         return Cause.NONE, ""
@@ -218,6 +219,13 @@ def _pace(scene: Scene) -> Finding:
     return Cause.ACCURACY, (
         f"Accuracy limits the steps, not stability{known}; {pace}. {_for_accuracy(scene)}"
     )
+
+
+def _stable(scene: Scene) -> float:
+    """The largest step times rate at which the method is stable; of all its stages, if it adds."""
+    if isinstance(scene.method, StabilizedMethod):
+        return scene.method.reach(scene.state.dtype) / MARGIN
+    return STABLE.get(scene.method.info.name, math.inf)
 
 
 def _fixed_pace(scene: Scene, limit: float, measured: str, pace: str) -> Finding:
@@ -262,8 +270,10 @@ def _for_stiff(scene: Scene) -> str:
     smooth = scene.field.smooth
     auto = "" if scene.options.method == "auto" else " or auto"
     if _dense(scene):
-        return ("expcol8" if smooth else "exprb43") + auto
-    return ("rkc4" if smooth and scene.options.rtol < 1e-4 else "rkc2") + auto
+        return f"Take {'expcol8' if smooth else 'exprb43'}{auto}"
+    if isinstance(scene.method, StabilizedMethod):
+        return "It has no more stages: end the run before, or raise its budget"
+    return f"Take {'rkc4' if smooth and scene.options.rtol < 1e-4 else 'rkc2'}{auto}"
 
 
 def _for_accuracy(scene: Scene) -> str:

@@ -25,6 +25,7 @@ from gflow.integrators.meter import Meter
 from gflow.integrators.native import BatchStep, NativeMethod, State
 from gflow.integrators.rest import Rest
 from gflow.integrators.rounding import Looks
+from gflow.integrators.target import BRIEF, WITHIN
 from gflow.integrators.trajectory import LOG_COLUMNS, SNAP, StepLog, Trajectory
 from gflow.status import Status
 
@@ -263,7 +264,15 @@ class Batch:
         """Accepted rows within whose step a stopping rule is met."""
         if self.plan.met is None:
             return np.zeros(len(accepted), dtype=bool)
-        met = accepted & self.plan.met(self.ids, step.t1, step.theta1)
+        met, span = np.zeros(len(accepted), dtype=bool), step.t1 - step.t0
+        long = accepted & (span > BRIEF * step.t1)
+        every = torch.arange(len(accepted), device=self.saves.device)
+        looked = torch.as_tensor(long, device=self.saves.device)[:, None]
+        for x in WITHIN if long.any() else ():
+            theta = step.dense(every, torch.full_like(step.theta1[:, 0], x))
+            theta = torch.where(looked, theta, step.theta0)
+            met |= long & self.plan.met(self.ids, step.t0 + x * span, theta)
+        met |= accepted & self.plan.met(self.ids, step.t1, step.theta1)
         return np.asarray(met)
 
     def _part(self, state: State, leaving: np.ndarray, running: np.ndarray) -> None:

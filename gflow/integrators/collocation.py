@@ -93,6 +93,7 @@ class ExponentialCollocation(NativeMethod):
         """The field, its time derivative and its Jacobian."""
         return linearised(system, t, theta)
 
+    @np.errstate(over="ignore", invalid="ignore")  # what is not finite is told by the driver
     def attempt(
         self, system: System, t: np.ndarray, dt: np.ndarray, theta: Tensor, state: State
     ) -> Trial:

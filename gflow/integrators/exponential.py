@@ -72,6 +72,7 @@ class Exprb43(NativeMethod):
         dense = theta.shape[-1] <= DENSE_LIMIT or system.field.jvp is None
         return linearised(system, t, theta, dense)
 
+    @np.errstate(over="ignore", invalid="ignore")  # what is not finite is told by the driver
     def attempt(
         self, system: System, t: np.ndarray, dt: np.ndarray, theta: Tensor, state: State
     ) -> Trial:

@@ -29,8 +29,10 @@ LOST = 1e-7
 """The part of theta where it is an equilibrium that is lost, which is dear to find out."""
 PATIENT, HOPELESS = 4096, 30.0
 """Attempts after which a run is ended whose pace asks for so many times max_steps to t_end."""
-MAX_RETRIES = 400
-"""Failed attempts of one run after which the verdict is given."""
+MAX_RETRIES, MOVING = 400, 0.01
+"""Failed attempts of one run after which the verdict is given, unless as many attempts, the last
+ones, passed this part of the time: along a ridge every other step is too long for an exponential.
+"""
 FOREVER = 1e30
 """Time beyond which a trajectory counts as stationary: y' = -y^3 has come to rounding by then."""
 BLOW_UP = 1e10
@@ -289,7 +291,9 @@ class Run:
             reach = SHRINK * self.log[-1].attempt.dt if self.log else 0.0
         dt = SHRINK * reach
         hopeless = not breakdown.retry or not self.method.info.adaptive
-        if hopeless or self.retries > MAX_RETRIES or dt <= 4 * math.ulp(self.t):
+        if self.retries > MAX_RETRIES:
+            hopeless |= self.t - self.log[-MAX_RETRIES].attempt.t <= MOVING * self.t
+        if hopeless or dt <= 4 * math.ulp(self.t):
             return None
         lost = breakdown.status is Status.EQUILIBRIUM_LOST
         if self._stays(dt, LOST if lost else STILL):
@@ -334,6 +338,6 @@ class Run:
         """Cut the step where the first target is met within it."""
         found: Status | None = None
         for target in targets:
-            if target.is_met(step.t1, step.theta1):
-                found, step = target.status, cut(step, target)
+            if (ended := cut(step, target)) is not None:
+                found, step = target.status, ended
         return found, step

@@ -96,9 +96,13 @@ class StabilizedMethod(NativeMethod):
         """One attempt of every row, no longer than the most stages can be stable for."""
         if (state.cache["age"] >= np.where(state.retrying, FRESH, LASTING)).any():
             state = _estimated_anew(field, state)
-        exact = self.degrees <= (ROUNDING / torch.finfo(state.theta.dtype).eps) ** 0.5
-        longest = self.reaches[exact].max() / np.maximum(state.cache["radius"], 1e-300)
+        longest = self.reach(state.theta.dtype) / np.maximum(state.cache["radius"], 1e-300)
         return super().advance(field, replace(state, dt=np.minimum(state.dt, longest)))
+
+    def reach(self, dtype: torch.dtype) -> float:
+        """Largest product of step and spectral radius: that of the most stages that are exact."""
+        exact = self.degrees <= (ROUNDING / torch.finfo(dtype).eps) ** 0.5
+        return float(self.reaches[exact].max())
 
     def renew(self, system: System, step: BatchStep, trial: Trial, state: State) -> Cache:
         """The field at the end of the accepted steps."""

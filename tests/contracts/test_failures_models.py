@@ -296,6 +296,19 @@ def test_a_stiff_flow_is_told_with_its_rate(method):
     assert "Take expcol8 or auto" in found.message
 
 
+@pytest.mark.parametrize("method", ["native:rkc2", "native:rkc4"])
+def test_stages_that_do_not_suffice_are_told(method):
+    """Both come to their most stages, where looser tolerances would not help."""
+    rate = 1e9 if method == "native:rkc2" else 1e6
+    problem = gflow.Objective(lambda w: w[0] ** 2 / 2 + rate / 2 * w[1] ** 2, 2)
+    found = _run(problem, [1.0, 0.0], method, 1e3, max_steps=30, rtol=1e-2)
+    assert (found.status, found.diagnosis) == (Status.STEP_LIMIT, "stiff")
+    told = re.search(r"rate \S+ is (\S+), and \S+ is stable up to (\S+);", found.message)
+    reached, limit = (float(value) for value in told.groups())
+    assert reached == pytest.approx(limit, rel=0.03)
+    assert "Take expcol8 or auto." in found.message
+
+
 @pytest.mark.parametrize("method", ["native:exprb43", "native:expcol8", "scipy:LSODA"])
 def test_what_was_advised_copes(method):
     problem = gflow.Objective(lambda w: w[0] ** 2 / 2 + 50 * w[1] ** 2, 2)
