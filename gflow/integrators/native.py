@@ -161,7 +161,7 @@ class NativeMethod(Method):
 
     def renew(self, system: System, step: BatchStep, trial: Trial, state: State) -> Cache:
         """The next cache, given which rows were accepted; by default prepared anew."""
-        t, theta = _accepted(step)
+        t, theta = accepted_points(step)
         return self.prepare(system, t, theta)
 
     def start(
@@ -224,7 +224,7 @@ class NativeMethod(Method):
             if field.batched:  # a lone field has raised
                 step, cache = _checked(step, cache, state.cache)
         factor = self.controller.factors(step.ratio, state.ratio, state.retrying)
-        t, theta = _accepted(step)
+        t, theta = accepted_points(step)
         return State(
             t,
             dt * factor,
@@ -284,7 +284,7 @@ def _warm(field: Field, before: Tensor | None, accepted: np.ndarray) -> Tensor |
     return torch.where(rows.reshape(-1, *(1 for _ in after.shape[1:])), after, before)
 
 
-def _accepted(step: BatchStep) -> tuple[np.ndarray, Tensor]:
+def accepted_points(step: BatchStep) -> tuple[np.ndarray, Tensor]:
     """Times and rows after an attempt: the new ones where accepted."""
     if step.accepted.all():
         return step.t1, step.theta1

@@ -73,21 +73,26 @@ class DensePropagator(Propagator, Protocol):
 
 
 def linearised(
-    system: System, t: np.ndarray, theta: Tensor, dense: bool = True
+    system: System,
+    t: np.ndarray,
+    theta: Tensor,
+    dense: bool = True,
+    value: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The field at points (B, P) (``value``), its time derivative (``change``), if it has one.
 
-    If `dense`, also what :func:`dense_propagator` needs of the Jacobian, whatever the step.
+    If `dense`, also what :func:`dense_propagator` needs of the Jacobian, whatever the step. The
+    value may be known.
     """
     cache: dict[str, Tensor] = {}
+    if value is None:
+        value = system.value(t, theta)
     if dense:
-        value, jacobian = system.linearise(t, theta)
+        jacobian = system.jacobian(t, theta)
         if system.field.symmetric:
             cache["eigenvalues"], cache["eigenvectors"] = eigenpairs(jacobian)
         else:
             cache["jacobian"] = jacobian
-    else:
-        value = system.value(t, theta)
     change = system.time_derivative(t, theta, value)
     return cache | {"value": value} | ({} if change is None else {"change": change})
 

@@ -16,12 +16,13 @@ class System:
 
     def __init__(self, field: Field) -> None:
         self.field = field
+        self._row: tuple[Tensor, Tensor] | None = None
 
     def value(self, t: np.ndarray, theta: Tensor) -> Tensor:
         """The field (B, P) at times (B,) and rows (B, P)."""
         if self.field.batched:
             return self.field.function(t, theta)
-        return _rows(self.field.function, t, theta)
+        return self._rows(self.field.function, t, theta)
 
     def alone(self, t: float, theta: Tensor) -> Tensor:
         """The field (P,) of a batch of one at theta (P,)."""
@@ -35,14 +36,7 @@ class System:
             return self._differences(t, theta)
         if self.field.batched:
             return self.field.jacobian(t, theta)
-        return _rows(self.field.jacobian, t, theta)
-
-    def linearise(self, t: np.ndarray, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Field and Jacobian at the same point, so that the field may share its work."""
-        if self.field.batched or len(t) > 1 or self.field.jacobian is None:
-            return self.value(t, theta), self.jacobian(t, theta)
-        time, point = float(t[0]), theta[0]
-        return self.field.function(time, point)[None], self.field.jacobian(time, point)[None]
+        return self._rows(self.field.jacobian, t, theta)
 
     def jvp(self, t: np.ndarray, theta: Tensor, vector: Tensor) -> Tensor:
         """The Jacobian times a vector (B, P), by a difference if the field offers none."""
@@ -51,14 +45,14 @@ class System:
             return (self.value(t, theta + step * vector) - self.value(t, theta)) / step
         if self.field.batched:
             return self.field.jvp(t, theta, vector)
-        return _rows(self.field.jvp, t, theta, vector)
+        return self._rows(self.field.jvp, t, theta, vector)
 
     def time_derivative(self, t: np.ndarray, theta: Tensor, value: Tensor) -> Tensor | None:
         """The derivative (B, P) in t at fixed theta; None for an autonomous field."""
         if self.field.time_derivative is not None:
             if self.field.batched:
                 return self.field.time_derivative(t, theta)
-            return _rows(self.field.time_derivative, t, theta)
+            return self._rows(self.field.time_derivative, t, theta)
         if self.field.autonomous:
             return None
         step = torch.finfo(value.dtype).eps ** (1 / 3) * np.maximum(np.abs(t), 1.0)
@@ -76,12 +70,18 @@ class System:
             columns.append((self.value(t, moved) - start) / width)
         return torch.stack(columns, dim=-1)
 
+    def _rows(self, function: Callable[..., Tensor], t: np.ndarray, *points: Tensor) -> Tensor:
+        if len(t) == 1:
+            first, *others = points
+            return function(float(t[0]), self._alone(first), *(point[0] for point in others))[None]
+        rows = zip(t.tolist(), *points, strict=True)
+        return torch.stack([function(time, *row) for time, *row in rows])
 
-def _rows(function: Callable[..., Tensor], t: np.ndarray, *points: Tensor) -> Tensor:
-    if len(t) == 1:
-        return function(float(t[0]), *(point[0] for point in points))[None]
-    rows = zip(t.tolist(), *points, strict=True)
-    return torch.stack([function(time, *row) for time, *row in rows])
+    def _alone(self, theta: Tensor) -> Tensor:
+        """The row of a batch of one; the same tensor again, by which a field knows its point."""
+        if self._row is None or self._row[0] is not theta:
+            self._row = theta, theta[0]
+        return self._row[1]
 
 
 def _norm(vector: Tensor) -> Tensor:
