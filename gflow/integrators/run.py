@@ -321,12 +321,24 @@ class Run:
         return math.isinf(speed) or (still and dt <= BRIEF * self.t)
 
     def _verdict(self, breakdown: Breakdown) -> tuple[Status, str]:
+        if breakdown.status is Status.STEP_UNDERFLOW:
+            breakdown = self._ahead() or breakdown
         status = breakdown.status
         if status is not Status.EQUILIBRIUM_LOST and self._growth() > GROWING:
             status = Status.DIVERGED
         if status is Status.NONFINITE and self.t == 0 and self._dead():
             status = Status.NONFINITE_START
         return status, breakdown.reason
+
+    def _ahead(self) -> Breakdown | None:
+        """Why the field has no value just ahead, if it has none: steps underflow before such."""
+        try:
+            brief = BRIEF * self.t
+            rate = finite(self.raw(self.t, self.theta), self.t, "field")
+            finite(self.raw(self.t + brief, self.theta + brief * rate), self.t, "field")
+        except Breakdown as found:
+            return found
+        return None
 
     def _growth(self) -> float:
         return float(torch.linalg.vector_norm(self.theta, math.inf)) / (1.0 + self.size)
