@@ -8,26 +8,61 @@ are steps in the time in which theta changes by its own size, or since the flow 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from gflow.integrators.system import column
 
+NOISE = 100.0
+"""Rounding errors of the field in units of eps |J| |theta|: a change below says nothing."""
 
-def steps_alike(t: np.ndarray, theta: Tensor, value: Tensor, width: Tensor) -> Tensor:
-    """min(t, |theta| / |f|) / h, shape (B, 1).
+
+def times_repeated(
+    least: float,
+    share: float,
+    t: np.ndarray,
+    theta: Tensor,
+    width: Tensor,
+    cache: Mapping[str, Any],
+    change: Tensor,
+) -> Tensor:
+    """(least + share N), shape (B, 1), with N = min(t, |theta| / |f|) / h; 0 for mere rounding.
 
     Parameters
     ----------
+    least, share : float
+        How often the error counts by itself, and for each of N steps.
     t : array, shape (B,)
         Times at the steps' ends.
-    theta, value : Tensor, shape (B, P)
-        Parameters and field where the steps begin.
+    theta : Tensor, shape (B, P)
+        Where the steps begin.
     width : Tensor, shape (B, 1)
         The steps h.
+    cache : mapping
+        The field there, f, and its Jacobian, as :func:`gflow.integrators.propagators.linearised`
+        gives them; without a matrix, rounding is not told.
+    change : Tensor, shape (B, P)
+        What the error is made of: how far the field is from what it was taken to be.
     """
-    size = torch.linalg.vector_norm(theta, dim=-1, keepdim=True)
-    speed = torch.linalg.vector_norm(value, dim=-1, keepdim=True)
-    alike: Tensor = torch.minimum(column(t, theta), size / speed.clamp(min=1e-30)) / width
-    return alike
+    size, speed, seen = (_length(each) for each in (theta, cache["value"], change))
+    alike = torch.minimum(column(t, theta), size / speed.clamp(min=1e-30)) / width
+    noise = NOISE * torch.finfo(theta.dtype).eps * _steepness(cache) * size
+    told = (1.0 - noise / seen.clamp(min=1e-30)).clamp(min=0.0)
+    return told * (least + share * alike)
+
+
+def _length(vector: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
+    return length
+
+
+def _steepness(cache: Mapping[str, Any]) -> Tensor | float:
+    """Size (B, 1) of the Jacobian."""
+    if "eigenvalues" in cache:
+        largest: Tensor = cache["eigenvalues"].abs().amax(-1, keepdim=True)
+        return largest
+    return _length(cache["jacobian"].flatten(1)) if "jacobian" in cache else 0.0

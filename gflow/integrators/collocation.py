@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from scipy.special import roots_jacobi
 from torch import Tensor
 
-from gflow.integrators.accumulation import steps_alike
+from gflow.integrators.accumulation import times_repeated
 from gflow.integrators.base import MethodInfo
 from gflow.integrators.control import Controller
 from gflow.integrators.native import (
@@ -144,7 +144,7 @@ class ExponentialCollocation(NativeMethod):
         after = system.value(t + dt, theta1)
         late = by.remainder(after - values[-1], ends[-1] - ends[-2])
         turned: list[Term] = [(k, weight, late) for k, weight in enumerate(AT_END, start=3)]
-        count = 7.0 + steps_alike(t + dt, theta, value, width)
+        count = times_repeated(7.0, 1.0, t + dt, theta, width, state.cache, after - values[-1])
         errors = [
             by.out(by.advance(terms[-1:], END)).abs(),
             _left_by_sweeps(by.out(ends[-2] - ends[-3]), by.out(ends[-1] - ends[-2])),

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gflow.integrators.accumulation import steps_alike
+from gflow.integrators.accumulation import times_repeated
 from gflow.integrators.base import MethodInfo
 from gflow.integrators.control import Controller
 from gflow.integrators.krylov import KrylovPropagator
@@ -125,7 +125,7 @@ class Exprb43(NativeMethod):
         late = by.remainder(after - before, moved)
         missed = by.out(by.advance([(3, -2.0, late), (4, 12.0, late)], FULL))
         embedded = SHARE * by.out(by.advance(cubic, FULL))
-        count = 1.0 + 0.5 * steps_alike(t + dt, theta, value, width)
+        count = times_repeated(1.0, 0.5, t + dt, theta, width, state.cache, after - before)
         error = torch.maximum(embedded.abs(), count * missed.abs())
 
         def dense(rows: Tensor, x: Tensor) -> Tensor:

@@ -16,6 +16,17 @@ from gflow.integrators.stabilized import Ending, StabilizedMethod, hermite_rows
 from gflow.integrators.system import System, column
 
 
+STALE = 0.1
+"""Part of the start's slope that the stages get wrong which counts as an error.
+
+The weighted stages give h f(theta) to the same order as the embedded error, and it is known. On
+smooth problems it is some five times the error, and changes no step; across a narrow valley that
+bends, where the embedded estimate sees a sixtieth, the error is 2.4 times as large. Errors on
+:func:`gflow.integrators.testbed.valley`, with rates from 10 to 1e5 and rtol from 1e-2 to 1e-6, were
+then at most 1.3 tolerances (up to 480 without).
+"""
+
+
 class RKC4(StabilizedMethod):
     """Stages by a Chebyshev recurrence, weights that give ROCK4's stability polynomial.
 
@@ -57,7 +68,9 @@ class RKC4(StabilizedMethod):
             sums.addr_(weights[j], value.reshape(-1))
             rise.addcmul_(width, torch.sub(value, first, alpha=1 - scale), value=drive)
             distance += rise
-        change, error, start, end = width * sums.view(4, *theta.shape)
+        change, embedded, start, end = width * sums.view(4, *theta.shape)
+        stale = torch.addcmul(start, width, first, value=-1)
+        error = torch.maximum(embedded.abs(), STALE * stale.abs())
         last = system.value(t + dt, theta + change)
         dense = hermite_rows(theta, change, start, end)
         return Trial(theta + change, error, dense, Ending(last, last - value, degree))

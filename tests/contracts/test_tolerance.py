@@ -68,6 +68,13 @@ def test_exponential_methods_keep_it_in_valleys_of_any_width(name, rate, rtol):
     _keeps_its_tolerance(METHODS[name], valley(rate=rate), rtol)
 
 
+@pytest.mark.parametrize("name", ["native:rkc2", "native:rkc4"])
+@pytest.mark.parametrize("rate", [10.0, 1e4])
+@pytest.mark.parametrize("rtol", [1e-2, 1e-4])
+def test_stabilised_methods_keep_it_too(name, rate, rtol):
+    _keeps_its_tolerance(METHODS[name], valley(rate=rate), rtol)
+
+
 def _keeps_its_tolerance(method, case, rtol):
     atol, times = 1e-3 * rtol, torch.linspace(0, case.t_end, 101, dtype=torch.float64)
     settings = Settings(case.t_end, rtol, atol)
