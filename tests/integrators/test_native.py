@@ -70,6 +70,19 @@ def test_a_field_of_one_point_is_lifted_to_rows(rows):
     assert change.shape == theta.shape
 
 
+def test_a_field_of_one_point_is_given_the_same_tensor_again():
+    """By it a field knows that it has solved for this point already."""
+    given = []
+    field = replace(LONE, function=lambda t, y: (given.append(y), _value(t, y))[1])
+    field = replace(field, jacobian=lambda t, y: (given.append(y), _jacobian(t, y))[1])
+    system, rows = System(field), THETA[:1]
+    system.value(TIMES[:1], rows)
+    system.jacobian(TIMES[:1], rows)
+    system.value(TIMES[:1], rows.clone())
+    assert given[0] is given[1]
+    assert given[2] is not given[1]
+
+
 @pytest.mark.parametrize("field", [LONE, BATCHED], ids=["lone", "batched"])
 def test_what_a_field_does_not_offer_is_taken_by_differences(field):
     bare = System(replace(field, jacobian=None, jvp=None, time_derivative=None))
