@@ -49,6 +49,10 @@ def fisher(theta):
     return torch.diag(p) - p[:, None] * p
 
 
+def runaway(theta):
+    return -theta.exp().sum()
+
+
 def root(theta):
     """Its flow reaches zero, where the gradient is infinite, at t = 4/3 from theta = 1."""
     return theta.sqrt().sum()
@@ -248,6 +252,14 @@ def test_a_flow_that_comes_where_the_loss_has_no_gradient_ends_there(method):
     assert flow.status.item() == "nonfinite"
     assert float(flow.time[-1]) == pytest.approx(4 / 3, rel=1e-4)
     assert "the loss is nan" in flow.status_message.item()
+
+
+@pytest.mark.parametrize("method", ["expcol8", "exprb43", "rkc4", "tsit5"])
+def test_a_flow_that_runs_away_in_finite_time_is_not_told_as_one_without_a_value(method):
+    """theta = -log(1 - t): steps underflow at t = 1, where the loss is -4e14, not infinite."""
+    flow = gflow.integrate(gflow.Objective(runaway, 1), [0.0], 8.0, method=method)["flow"]
+    assert flow.status.item() == "step_underflow"
+    assert float(flow.time[-1]) == pytest.approx(1.0, rel=1e-4)
 
 
 def test_what_is_not_finite_ends_what_it_concerns_alone():

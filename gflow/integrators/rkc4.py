@@ -15,7 +15,6 @@ from gflow.integrators.rkc4_tableau import DEGREES, REACHES, rkc4_tableau
 from gflow.integrators.stabilized import Ending, StabilizedMethod, hermite_rows
 from gflow.integrators.system import System, column
 
-
 STALE = 0.03
 """Part of the start's slope that the stages get wrong which counts as an error.
 

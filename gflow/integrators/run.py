@@ -333,8 +333,9 @@ class Run:
     def _ahead(self) -> Breakdown | None:
         """Why the field has no value just ahead, if it has none: steps underflow before such."""
         try:
-            brief = BRIEF * self.t
             rate = finite(self.raw(self.t, self.theta), self.t, "field")
+            near = LOST * (1 + float(self.theta.abs().max()))
+            brief = min(BRIEF * self.t, near / max(float(rate.abs().max()), 1e-300))
             finite(self.raw(self.t + brief, self.theta + brief * rate), self.t, "field")
         except Breakdown as found:
             return found

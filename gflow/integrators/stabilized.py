@@ -122,7 +122,8 @@ def _estimated_anew(field: Field, state: State) -> State:
     old, system = state.cache, System(field)
     direction = unit(old["direction"]) + unit(old["change"])
     radius, direction = spectral_radius(system, state.t, state.theta, old["value"], direction)
-    growth = np.clip(radius / np.maximum(old["estimate"], 1e-300), 1.0, TREND)
+    with np.errstate(over="ignore"):
+        growth = np.clip(radius / np.maximum(old["estimate"], 1e-300), 1.0, TREND)
     new = {
         "radius": MARGIN * growth * radius,
         "estimate": radius,
