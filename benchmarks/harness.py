@@ -233,8 +233,9 @@ def report(
     omissions: Mapping[str, str],
     extra: Mapping[str, Any] | None = None,
     output: Path = Options.output,
+    draw: Callable[[str, Sequence[Measurement]], Figure] | None = None,
 ) -> None:
-    """Print the table; write NAME.json and the work-precision plot NAME.png into `output`."""
+    """Print the table; write NAME.json and NAME.png, a work-precision plot unless `draw` says."""
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(_table(title, measurements))
     for peer, reason in omissions.items():
@@ -249,7 +250,7 @@ def report(
         **(extra or {}),
     }
     (output / f"{name}.json").write_text(json.dumps(_plain(record), indent=1) + "\n")
-    _figure(title, measurements).savefig(output / f"{name}.png", dpi=120)
+    (draw or _figure)(title, measurements).savefig(output / f"{name}.png", dpi=120)
     console.print(f"Wrote {name}.json and {name}.png to {output}")
 
 

@@ -13,7 +13,7 @@ Usage: python benchmarks/overhead.py [--only auto,dopri5] [--repeats 5] [--quick
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
@@ -21,6 +21,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from harness import OURS, Measurement, Options, clocked, options, report
+from matplotlib.figure import Figure
 from torch import Tensor
 
 import gflow
@@ -162,6 +163,32 @@ def registered(method: str, omissions: dict[str, str]) -> bool:
     return True
 
 
+def bars(title: str, measurements: Sequence[Measurement]) -> Figure:
+    """A panel a size, a pair of bars a method, a line where the ratio is to stay below."""
+    split = [each.contender.removeprefix(f"{OURS} ").split(", ") for each in measurements]
+    sizes = list(dict.fromkeys(size for _, size, _ in split))
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = figure.subplots(1, len(sizes), squeeze=False)[0]
+    for size, axes in zip(sizes, panels, strict=True):
+        methods = list(dict.fromkeys(method for method, of, _ in split if of == size))
+        for shift, kind in ((-0.2, "integration"), (0.2, "gflow.integrate")):
+            ratios = [
+                each.error
+                for each, (_, *rest) in zip(measurements, split, strict=True)
+                if rest == [size, kind]
+            ]
+            axes.barh(np.arange(len(ratios)) + shift, ratios, 0.4, label=kind)
+        n, d, _, limit = CASES[size]
+        axes.axvline(limit, color="black", linestyle="--", label=f"{limit:g}")
+        axes.set(title=f"n = {n:,}, d = {d}", xlabel="ratio")
+        axes.set_xlim(0.9, 0.9 + 1.4 * (axes.get_xlim()[1] - 0.9))  # room for the legend
+        axes.set_yticks(range(len(methods)), methods)
+        axes.invert_yaxis()
+        axes.legend(fontsize="small")
+    figure.suptitle(title.partition(" (")[0])
+    return figure
+
+
 def main() -> None:
     """All methods on both sizes."""
     given: Options = options(__doc__ or "")
@@ -179,7 +206,7 @@ def main() -> None:
                 continue
             found += measure(size, Case(flow, start, t_end, method), given.repeats)
     title = "Wall time over the time of the evaluations alone (the column error)"
-    report("overhead", title, found, omissions, {"cases": CASES}, given.output)
+    report("overhead", title, found, omissions, {"cases": CASES}, given.output, bars)
 
 
 if __name__ == "__main__":
