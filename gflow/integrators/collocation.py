@@ -142,15 +142,16 @@ class ExponentialCollocation(NativeMethod):
         ends.append(by.advance(terms, END))
         theta1 = theta + by.out(ends[-1])
         after = system.value(t + dt, theta1)
-        late = by.remainder(after - values[-1], ends[-1] - ends[-2])
+        gap = after - values[-1]
+        late = by.remainder(gap, ends[-1] - ends[-2])
         turned: list[Term] = [(k, weight, late) for k, weight in enumerate(AT_END, start=3)]
-        count = times_repeated(7.0, 1.0, t + dt, theta, width, state.cache, after - values[-1])
+        count = times_repeated(7.0, 1.0, t + dt, theta, width, state.cache, gap)
         errors = [
             by.out(by.advance(terms[-1:], END)).abs(),
             _left_by_sweeps(by.out(ends[-2] - ends[-3]), by.out(ends[-1] - ends[-2])),
             count * by.out(by.advance(turned, END)).abs(),
         ]
-        error = torch.maximum(torch.maximum(errors[0], errors[1]), errors[2])
+        error = torch.stack(errors).amax(0)
 
         def dense(rows: Tensor, x: Tensor) -> Tensor:
             return theta[rows] + by.dense(terms, rows, x)

@@ -121,11 +121,12 @@ class Exprb43(NativeMethod):
         if by.short:
             return _refused(theta, state)
         after = system.value(t + dt, theta1)
+        gap = after - before
         moved = by.advance([(1, -1.0, near), *terms[len(start) :]], FULL)
-        late = by.remainder(after - before, moved)
+        late = by.remainder(gap, moved)
         missed = by.out(by.advance([(3, -2.0, late), (4, 12.0, late)], FULL))
         embedded = SHARE * by.out(by.advance(cubic, FULL))
-        count = times_repeated(1.0, 0.5, t + dt, theta, width, state.cache, after - before)
+        count = times_repeated(1.0, 0.5, t + dt, theta, width, state.cache, gap)
         error = torch.maximum(embedded.abs(), count * missed.abs())
 
         def dense(rows: Tensor, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from mixed import Mixed, linear_with_a_drifting_source
 
+import gflow
 import gflow.integrators.exponential as exponential
 from gflow.integrators.base import Field, Settings
 from gflow.integrators.driver import integrate_field
@@ -187,3 +188,12 @@ def test_the_krylov_propagator_is_what_many_parameters_get():
     system = exponential.System(field)
     by = exponential._propagator(system, state.t, state.theta, width, state)
     assert isinstance(by, KrylovPropagator)
+
+
+def test_rounding_in_single_precision_is_not_taken_for_an_error_that_steps_repeat():
+    rng = np.random.default_rng(3)
+    x, y, theta0 = rng.normal(size=(200, 4)), 0.5 * rng.normal(size=200), 0.3 * rng.normal(size=5)
+    problem = gflow.Problem(gflow.SingleIndexDEQ(4, "tanh"), x, y, dtype="float32")
+    tree = gflow.integrate(problem, theta0, 1000.0, method="exprb43", rtol=1e-5, times=5)
+    assert str(tree["flow"].status.values) == "t_end"
+    assert int(tree["flow"].nfe) < 250
