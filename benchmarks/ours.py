@@ -37,6 +37,7 @@ def batched(
             lambda i, of=indices: gradient_flow(problems[of[i]]),
             switch=choice.switch,
             other=choice.other,
+            kernel=choice.kernel,
         )
         ends = integrate_ensemble(field, rows, times, plan)
         for i, end in zip(indices, ends, strict=True):

@@ -169,7 +169,10 @@ class _Ensemble:
         field = flow_field(options.law, problem)
         if field.batched and not self.interrupted:
             theta0 = options.law.start(torch.stack([self.starts[index] for index in indices]))
-            choice = choose_ensemble(options.method, field, theta0, options.t_end, options.rtol)
+            ruled = bool(self.stop.targets)
+            choice = choose_ensemble(
+                options.method, field, theta0, options.t_end, options.rtol, ruled
+            )
             if isinstance(choice.method, NativeMethod):
                 self._together(indices, problem, field, theta0, choice)
                 return
@@ -237,6 +240,7 @@ class _Ensemble:
             max_steps=self.stop.max_steps,
             wall_seconds=self.left,
             observer=watch,
+            kernel=choice.kernel,
         )
 
     def _one(self, index: int) -> None:

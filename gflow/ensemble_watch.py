@@ -12,10 +12,10 @@ from torch import Tensor
 
 from gflow.flow_run import Progress, ProgressCallback, Ticker
 from gflow.integrators.base import Step
-from gflow.integrators.batch import Saves
 from gflow.integrators.driver import Observer
 from gflow.integrators.ensemble import BatchObserver
 from gflow.integrators.native import BatchStep
+from gflow.integrators.saves import Saves
 from gflow.integrators.trajectory import Path
 from gflow.problem import Problem
 

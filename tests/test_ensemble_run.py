@@ -321,7 +321,7 @@ def test_one_at_rest_leaves_the_saves_to_the_others(
     monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """The loss of noisy targets does not fall to the rule."""
-    for module in ("batch", "run"):
+    for module in ("trouble", "run"):
         monkeypatch.setattr(f"gflow.integrators.{module}.FOREVER", 1e6)
     x, noise = X[:, :2], np.random.default_rng(5).normal(size=30)
     targets = [x @ [1.0, -1.0], x @ [1.0, -1.0] + 0.1 * noise]

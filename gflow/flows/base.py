@@ -26,8 +26,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from gflow.compiled.kernel import Kernel
 from gflow.errors import ProblemError
 from gflow.flows.point import Point
+from gflow.models.base import Model, Moments
 from gflow.problem import Problem
 
 
@@ -98,6 +100,10 @@ class Flow(ABC):
     def dense(self, problem: Problem) -> bool:
         """Whether the Jacobian is affordable as a matrix."""
         return True
+
+    def kernel(self, model: Model, moments: Moments) -> Kernel | None:
+        """The field as C on rows, from what the exact gradient needs to know of the data."""
+        return None
 
     def cost(self, problem: Problem) -> int:
         """What an evaluation forms, in numbers for each of the problem's width."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gflow.compiled.kernel import Kernel
 from gflow.flows.base import Flow
 from gflow.flows.point import Point
 from gflow.integrators.base import Breakdown, Field, Memory
@@ -67,6 +68,7 @@ class _Motion:
             memory=self.memory,
             select=lambda rows: self.rows(rows).field(),
             many=self.many,
+            kernel=self.kernel,
         )
 
     def rows(self, rows: Tensor) -> _Motion:
@@ -111,6 +113,12 @@ class _Motion:
         point = Point(self.problem, theta, self.flow.weight_decay, self.memory.value)
         self.memory.value = point.equilibrium.preactivation
         return _where_reached(point, self.flow.rate(point, t, state))
+
+    def kernel(self) -> Kernel | None:
+        if self._moments is None:
+            self._moments = self.problem.moments()
+        known = self._moments
+        return None if known is None else self.flow.kernel(self.problem.model, known)
 
     def jacobian(self, t: Any, state: Tensor) -> Tensor:
         point = self._point(state)

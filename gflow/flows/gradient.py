@@ -7,8 +7,10 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
+from gflow.compiled.kernel import Kernel
 from gflow.flows.base import Flow, none
 from gflow.flows.point import Point
+from gflow.models.base import Model, Moments
 from gflow.problem import Problem
 
 
@@ -37,6 +39,10 @@ class GradientFlow(Flow):
     def symmetric(self, problem: Problem) -> bool:
         """For the exact backward."""
         return problem.backward.exact
+
+    def kernel(self, model: Model, moments: Moments) -> Kernel | None:
+        """Where the model has one."""
+        return model.kernel(moments, self.weight_decay)
 
     def rate(self, point: Point, t: Any, state: Tensor) -> Tensor:
         """-g."""

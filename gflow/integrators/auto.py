@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gflow.compiled.kernel import Kernel
 from gflow.errors import MethodError
 from gflow.integrators.base import Field, Method
+from gflow.integrators.bursts import Offer, offer
+from gflow.integrators.explicit import ExplicitPair
 from gflow.integrators.native import NativeMethod
 from gflow.integrators.registry import METHODS, resolve
 from gflow.integrators.stiffness import DENSE_LIMIT, StiffnessWatch, Switching, fastest_rates
@@ -32,18 +35,26 @@ FACTORISED = 200
 """Parameters beyond which LSODA's occasional factors cost less than eigenvectors at each step."""
 WATCHED = "auto:tsit5"
 """Names what ``auto`` takes where a flow does not begin stiff: tsit5 until it turns stiff."""
+COMPILED = 100.0
+"""Steps of compiled C that cost as much as one of PyTorch."""
+LOGGED = 2**22
+"""Attempts that the step log of an ensemble may hold for that: 256 MB, padded to the longest."""
 MANY = 64
 """Rows from which an exponential step costs several explicit ones: eigenvalues come one by one."""
 
 
 @dataclass(frozen=True)
 class EnsembleChoice:
-    """A method for an ensemble, why, and which rows it hands over to which other method."""
+    """A method for an ensemble, why, and which rows it hands over to which other method.
+
+    `kernel` is the field in compiled C, where the method's steps are.
+    """
 
     method: Method
     reason: str
     switch: StiffnessWatch | None = None
     other: NativeMethod | None = None
+    kernel: Kernel | None = None
 
 
 def choose(
@@ -79,9 +90,11 @@ def choose(
 
 
 def choose_ensemble(
-    name: str, field: Field, theta0: Tensor, t_end: float, rtol: float
+    name: str, field: Field, theta0: Tensor, t_end: float, rtol: float, ruled: bool = False
 ) -> EnsembleChoice:
     """The same for rows (B, P) of a batched field.
+
+    `ruled` says whether there are stopping rules, which steps in compiled C know nothing of.
 
     Raises
     ------
@@ -89,14 +102,34 @@ def choose_ensemble(
         As for :func:`choose`.
     """
     _check_rtol(theta0, rtol)
-    other, watch = _other(field, theta0, rtol)
-    pair = _native("tsit5")
-    if str(name).lower() == WATCHED:
-        return EnsembleChoice(pair, f"{WATCHED}, as asked", watch, other)
-    if str(name).lower() != "auto":
+    wanted, pair = str(name).lower(), _native("tsit5")
+    assert isinstance(pair, ExplicitPair)
+    if wanted not in ("auto", WATCHED):
         method = resolve(name)
-        return EnsembleChoice(method, f"{method.info.name}, as asked")
+        choice = EnsembleChoice(method, f"{method.info.name}, as asked")
+        if method is not pair:
+            return choice
+    found = Offer(None, "") if ruled else offer(pair, field, theta0, t_end)
+    if wanted in ("auto", WATCHED):
+        compiled = found.kernel is not None
+        choice = _choose_ensemble(wanted, field, theta0, t_end, rtol, compiled)
+    if choice.method is not pair:
+        return choice
+    return replace(choice, reason=choice.reason + found.note, kernel=found.kernel)
+
+
+def _choose_ensemble(
+    wanted: str, field: Field, theta0: Tensor, t_end: float, rtol: float, compiled: bool
+) -> EnsembleChoice:
+    """What ``auto`` takes, by whether the steps of tsit5 are compiled C."""
     rows, size = theta0.shape
+    patience, (other, watch) = _patience(rows, rtol), _other(field, theta0, rtol)
+    if compiled:
+        patience, most = _more(patience, rows), _more(watch.patience, rows)
+        watch = replace(watch, patience=most)
+    pair = _native("tsit5")
+    if wanted == WATCHED:
+        return EnsembleChoice(pair, f"{WATCHED}, as asked", watch, other)
     if rtol < TIGHT and size <= LARGE and rows < MANY and field.jacobian and field.smooth:
         reason = f"rtol {rtol:g} asks for high order, and {rows} x {size} parameters allow it"
         return EnsembleChoice(other, f"auto chose {other.info.name}: {reason}")
@@ -109,7 +142,7 @@ def choose_ensemble(
     rate = float(known.median())
     steps = rate * t_end / STABLE if rate > 0 else 0.0
     measured = f"stability asks tsit5 for {steps:,.0f} steps of half of the trajectories to t_end"
-    if math.isfinite(t_end) and steps > _patience(rows, rtol):
+    if math.isfinite(t_end) and steps > patience:
         name = other.info.name
         return EnsembleChoice(other, f"auto chose {name}: stiff ({measured})")
     judged = f"not stiff as a whole ({measured})" if math.isfinite(t_end) else "t_end is infinite"
@@ -171,6 +204,11 @@ def _steps(rtol: float) -> float:
 def _patience(rows: int, rtol: float) -> float:
     """Steps of tsit5 that cost as much as a whole flow by an exponential method."""
     return _steps(rtol) * (6.0 if rows >= MANY else 1.5)
+
+
+def _more(patience: float, rows: int) -> float:
+    """The steps that cost as much where they are compiled, of as many rows as may be logged."""
+    return max(patience, min(COMPILED * patience, LOGGED / rows))
 
 
 def _watched(field: Field, theta0: Tensor, rtol: float) -> Method:

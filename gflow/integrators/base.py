@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gflow.compiled.kernel import Kernel
 from gflow.status import Status
 
 
@@ -106,6 +107,8 @@ class Field:
     many : callable, optional
         ``(t (m,), theta (m, P)) -> (m, P)``: the field at several points near one trajectory, NaN
         where it has no value; the memory then holds a row for each, before and after.
+    kernel : callable, optional
+        ``() -> Kernel or None``: the same field of a batch as C, if it has a form for that.
     """
 
     function: Callable[[Any, Tensor], Tensor]
@@ -120,6 +123,7 @@ class Field:
     memory: Memory | None = None
     select: Callable[[Tensor], Field] | None = None
     many: Callable[[Any, Tensor], Tensor] | None = None
+    kernel: Callable[[], Kernel | None] | None = None
 
     def __call__(self, t: float, theta: Tensor) -> Tensor:
         """The field's value (P,)."""

@@ -19,24 +19,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gflow.compiled.kernel import Kernel
 from gflow.integrators.base import Field, Halt, Settings
-from gflow.integrators.driver import BLOW_UP, FOREVER, Observer, Target, integrate_field
+from gflow.integrators.bursts import Bursts
+from gflow.integrators.driver import Observer, Target, integrate_field
+from gflow.integrators.explicit import ExplicitPair
 from gflow.integrators.meter import Meter
 from gflow.integrators.native import BatchStep, NativeMethod, State
 from gflow.integrators.rest import Rest
 from gflow.integrators.rounding import Looks
+from gflow.integrators.saves import Saves
 from gflow.integrators.target import BRIEF, WITHIN
-from gflow.integrators.trajectory import LOG_COLUMNS, SNAP, StepLog, Trajectory
+from gflow.integrators.trajectory import LOG_COLUMNS, StepLog, Trajectory
+from gflow.integrators.trouble import in_trouble
 from gflow.status import Status
 
-PATIENCE = 6
-"""Trials in a row without a value after which a trajectory goes on alone."""
-MAX_FAILURES = 60
-"""Trials without a value in all: to where there is none, bisection takes 53 of them."""
 COMPACT = 0.9
 """The batch is made smaller when fewer than this part of its rows still run."""
-SIZE_CHECK = 16
-"""Attempts between two looks at the size of theta."""
 
 
 class BatchObserver(Protocol):
@@ -89,6 +88,8 @@ class Plan:
     max_steps : int
     wall_seconds : float
     observer : BatchObserver, optional
+    kernel : Kernel, optional
+        The field as compiled C for an explicit pair, where there are no rules.
     """
 
     method: NativeMethod
@@ -101,34 +102,7 @@ class Plan:
     max_steps: int = 1_000_000
     wall_seconds: float = math.inf
     observer: BatchObserver | None = None
-
-
-class Saves:
-    """The saved points of all trajectories on one grid."""
-
-    def __init__(self, times: Tensor, theta0: Tensor) -> None:
-        self.grid = times.cpu().double().numpy()
-        self.theta = theta0.new_full((len(theta0), len(self.grid), theta0.shape[-1]), torch.nan)
-        self.theta[:, : int(np.searchsorted(self.grid, 0.0, side="right"))] = theta0[:, None]
-        self.device = theta0.device
-
-    def record(self, ids: np.ndarray, rows: np.ndarray, step: BatchStep) -> None:
-        """Evaluate dense output where the grid falls into the accepted rows' steps."""
-        t0, t1 = step.t0[rows], step.t1[rows]
-        first = np.searchsorted(self.grid, t0, side="right")
-        count = np.searchsorted(self.grid, t1, side="right") - first
-        total = int(count.sum())
-        if total == 0:
-            return
-        which = np.repeat(np.arange(len(rows)), count)
-        place = np.arange(total) - np.repeat(np.cumsum(count) - count, count) + first[which]
-        x = (self.grid[place] - t0[which]) / (t1 - t0)[which]
-        index = torch.as_tensor(rows[which], device=self.device)
-        theta = step.dense(index, torch.as_tensor(x, device=self.device).to(step.theta0))
-        at_end = torch.as_tensor(x > 1 - SNAP, device=self.device)[:, None]
-        values = torch.where(at_end, step.theta1[index], theta)
-        target = torch.as_tensor(ids[rows[which]], device=self.device)
-        self.theta[target, torch.as_tensor(place, device=self.device)] = values
+    kernel: Kernel | None = None
 
 
 @dataclass(frozen=True)
@@ -163,12 +137,16 @@ class Batch:
         self.interrupted = False
         self.rest: Rest | None = None
         self.log: list[tuple[np.ndarray, np.ndarray]] = []
+        self.burst_logs: dict[int, list[np.ndarray]] = {}
         self.ended: dict[int, Ended] = {}
         self.alone: dict[int, Ended] = {}
         self.located: dict[int, Trajectory] = {}
         self.moved: dict[int, Ended] = {}
         self.origin = origin
         self.looks = Looks(origin.ids, origin.t)
+        self.bursts: Bursts | None = None
+        if plan.kernel is not None and plan.met is None and isinstance(plan.method, ExplicitPair):
+            self.bursts = Bursts(plan.method, plan.kernel)
 
     def run(self) -> None:
         """Step until the batch is empty or a budget is used up."""
@@ -186,7 +164,10 @@ class Batch:
                 self.rest = Rest(self.state.t, self.state.theta, self.settings)
             self._begin(self.state)
             while len(self.ids) and self.attempts < plan.max_steps:
-                self._advance(self.state)
+                if self.bursts is None:
+                    self._advance(self.state)
+                else:
+                    self._burst(self.state, self.bursts)
         except Halt as halt:
             status = halt.status
         except KeyboardInterrupt:
@@ -257,8 +238,41 @@ class Batch:
         self.failures = np.where(failed, self.failures + 1, 0)
         self.all_failures += failed
         met = self.ids[leaving]
-        self._part(state, leaving, running)
+        self._part(state, leaving, running, self._troubled(state))
         self._locate(met)
+
+    def _burst(self, before: State, bursts: Bursts) -> None:
+        """Many attempts of every row at once."""
+        self.meter.check_deadline()
+        traced = self.plan.observer is not None
+        count = bursts.length(before, self.attempts, traced)
+        count = min(count, self.plan.max_steps - self.attempts)
+        found = bursts.run(
+            before,
+            self.failures,
+            self.all_failures,
+            self.size,
+            self.ids,
+            self.saves,
+            self.meter,
+            self.attempts,
+            count,
+            traced,
+        )
+        for index, table in zip(self.ids.tolist(), found.tables, strict=True):
+            if len(table):
+                self.burst_logs.setdefault(index, []).append(table)
+        self.state, nfe = found.state, self.meter.nfe
+        self.attempts += found.most
+        self.meter.spend(found.most * bursts.pair.evaluations)
+        self.failures, self.all_failures = found.failures, found.all_failures
+        if self.plan.observer is not None:
+            for number, (rows, step) in enumerate(found.steps(bursts.pair), start=1):
+                if len(rows):
+                    spent = nfe + number * bursts.pair.evaluations
+                    self.plan.observer.observe_batch(self.ids, rows, step, spent)
+        running = before.t < self.settings.t_end
+        self._part(found.state, np.zeros_like(running), running, found.troubled)
 
     def _meeting(self, step: BatchStep, accepted: np.ndarray) -> np.ndarray:
         """Accepted rows within whose step a stopping rule is met."""
@@ -275,17 +289,21 @@ class Batch:
         met |= accepted & self.plan.met(self.ids, step.t1, step.theta1)
         return np.asarray(met)
 
-    def _part(self, state: State, leaving: np.ndarray, running: np.ndarray) -> None:
+    def _part(
+        self, state: State, leaving: np.ndarray, running: np.ndarray, troubled: np.ndarray
+    ) -> None:
         """Let go of the rows that leave, and of finished ones once they are many."""
         finished = state.t >= self.settings.t_end
-        trouble = running & ~leaving & ~finished & self._troubled(state)
+        trouble = running & ~leaving & ~finished & troubled
         self._leave(trouble, state, self.alone)
         gone = leaving | trouble
         if self.rest is not None:
             resting = self.rest(state.t, state.theta) & running & ~gone
             self._leave(resting, state, self.ended, Status.STALLED)
             gone |= resting
-        noisy, reasons = self.looks(self.meter.raw, self.plan.method, state, self.ids)
+        noisy, reasons = self.looks(
+            self.meter.raw, self.plan.method, state, self.ids, self.attempts
+        )
         rounding = noisy & running & ~gone & ~finished
         self._leave(rounding, state, self.ended, Status.ROUNDING, reasons)
         gone |= rounding
@@ -313,13 +331,7 @@ class Batch:
             where[int(self.ids[row])] = Ended(status, t, theta, dt, warm, reason)
 
     def _troubled(self, state: State) -> np.ndarray:
-        smallest = 4 * np.spacing(np.maximum(state.t, 1e-300))
-        stuck = (self.failures >= PATIENCE) | (self.all_failures >= MAX_FAILURES)
-        troubled = stuck | (state.dt <= smallest) | (state.t > FOREVER)
-        if self.attempts % SIZE_CHECK == 0:
-            size = state.theta.abs().amax(-1).cpu().numpy()
-            troubled = troubled | (size > BLOW_UP * (1 + self.size))
-        return np.asarray(troubled)
+        return in_trouble(state, self.failures, self.all_failures, self.attempts, self.size)
 
     def _select(self, state: State, rows: np.ndarray) -> None:
         self.state = state.select(rows)
@@ -327,6 +339,8 @@ class Batch:
         self.all_failures = self.all_failures[rows]
         if self.rest is not None:
             self.rest.select(rows)
+        if self.bursts is not None:
+            self.bursts.select(rows)
         if self.field.select is not None and len(rows):
             part = self.field.select(torch.as_tensor(rows, device=state.theta.device))
             self.meter = self.meter.on(part)
@@ -344,6 +358,8 @@ class Batch:
 
     def logs(self) -> dict[int, StepLog]:
         """The attempts sorted by trajectory."""
+        if self.burst_logs:
+            return {index: StepLog(np.concatenate(t)) for index, t in self.burst_logs.items()}
         if not self.log:
             return {}
         owners = np.concatenate([ids for ids, _ in self.log])

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from gflow.integrators.base import Field
-from gflow.integrators.batch import Batch, BatchObserver, Ended, Origin, Plan, Saves
+from gflow.integrators.batch import Batch, BatchObserver, Ended, Origin, Plan
 from gflow.integrators.driver import verdict
+from gflow.integrators.saves import Saves
 from gflow.integrators.trajectory import LOG_COLUMNS, StepLog, Trajectory
 from gflow.status import Status
 
@@ -78,6 +79,7 @@ def _moved(field: Field, batch: Batch, plan: Plan, deadline: float) -> Batch:
         method=plan.other,
         switch=None,
         other=None,
+        kernel=None,
         max_steps=max(0, plan.max_steps - batch.attempts),
     )
     return Batch(field, origin, batch.saves, later, deadline)

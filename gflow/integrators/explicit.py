@@ -15,6 +15,7 @@ from gflow.integrators.control import Controller
 from gflow.integrators.native import (
     BatchStep,
     Cache,
+    Dense,
     NativeMethod,
     State,
     Trial,
@@ -92,6 +93,11 @@ class ExplicitPair(NativeMethod):
         self.info, self.tableau = info, tableau
         self.controller = Controller(info.order)
 
+    @property
+    def evaluations(self) -> int:
+        """Of the field, by an attempt."""
+        return len(self.tableau.c) - 1
+
     def prepare(self, system: System, t: np.ndarray, theta: Tensor) -> Cache:
         """The field at the accepted points."""
         return {"value": system.value(t, theta)}
@@ -103,7 +109,7 @@ class ExplicitPair(NativeMethod):
         if len(theta) == 1 and theta.device.type == "cpu":
             return self._attempt_alone(system, float(t[0]), float(dt[0]), theta, state)
         tableau, width = self.tableau, column(dt, theta)
-        rows_of_a, error_weights, dense_weights = tableau.tensors(theta.dtype, theta.device)
+        rows_of_a, error_weights, _ = tableau.tensors(theta.dtype, theta.device)
         columns = theta.mT.shape
         flat = theta.new_empty(len(tableau.c), theta.numel())
         stages = flat.view(-1, *columns).mT
@@ -113,13 +119,18 @@ class ExplicitPair(NativeMethod):
             point = torch.addcmul(theta, width, (row @ flat[:i]).view(columns).mT)
             stages[i] = system.value(t if still else t + tableau.c[i] * dt, point)
         error = width * (error_weights @ flat).view(columns).mT
+        return Trial(point, error, self.dense(theta, width, stages), stages[-1])
+
+    def dense(self, theta: Tensor, width: Tensor, stages: Tensor) -> Dense:
+        """Dense output of steps (B, 1) from theta (B, P) with their stages (S, B, P)."""
+        weights_of_powers = self.tableau.tensors(theta.dtype, theta.device)[-1]
 
         def dense(rows: Tensor, x: Tensor) -> Tensor:
-            weights = torch.pow(x[:, None], _POWERS.to(x.device)) @ dense_weights
+            weights = torch.pow(x[:, None], _POWERS.to(x.device)) @ weights_of_powers
             change = (weights.T[:, :, None] * stages[:, rows]).sum(0)
             return torch.addcmul(theta[rows], width[rows], change)
 
-        return Trial(point, error, dense, stages[-1])
+        return dense
 
     @np.errstate(over="ignore", invalid="ignore")  # what is not finite is told by the driver
     def _attempt_alone(

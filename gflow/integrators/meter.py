@@ -43,8 +43,12 @@ class Meter:
         other.nfe, other.hessians, other.jvps = self.nfe, self.hessians, self.jvps
         return other
 
+    def spend(self, evaluations: int) -> None:
+        """Count evaluations that were made elsewhere."""
+        self.nfe += evaluations
+
     def _function(self, t: Any, theta: Tensor) -> Tensor:
-        self._check_deadline()
+        self.check_deadline()
         self.nfe += 1
         if theta.ndim > 1:
             return self._field(t, theta)
@@ -53,26 +57,27 @@ class Meter:
 
     def _many(self, t: Any, theta: Tensor) -> Tensor:
         assert self._field.many is not None
-        self._check_deadline()
+        self.check_deadline()
         self.nfe += len(theta)
         self.furthest = max(self.furthest, *t.tolist())
         return self._field.many(t, theta)
 
     def _jacobian(self, t: Any, theta: Tensor) -> Tensor:
         assert self._field.jacobian is not None
-        self._check_deadline()
+        self.check_deadline()
         self.hessians += 1
         value = self._field.jacobian(t, theta)
         return value if theta.ndim > 1 else finite(value, t, "Jacobian")
 
     def _jvp(self, t: Any, theta: Tensor, vector: Tensor) -> Tensor:
         assert self._field.jvp is not None
-        self._check_deadline()
+        self.check_deadline()
         self.jvps += 1
         value = self._field.jvp(t, theta, vector)
         return value if theta.ndim > 1 else finite(value, t, "Jacobian")
 
-    def _check_deadline(self) -> None:
+    def check_deadline(self) -> None:
+        """Halt the run if its time is over."""
         if time.perf_counter() > self._deadline:
             raise Halt(Status.WALL_LIMIT)
 

@@ -69,7 +69,7 @@ def lone_reason(field: Field, method: Method, state: Any, attempts: int, t_befor
 
 
 class Looks:
-    """Looks at a batch, one of whose attempts each call follows.
+    """Looks at a batch, at least after each power of two of attempts.
 
     Parameters
     ----------
@@ -80,14 +80,18 @@ class Looks:
     """
 
     def __init__(self, ids: np.ndarray, t: np.ndarray) -> None:
-        self._ids, self._before, self._attempts = ids, t.copy(), 0
+        self._ids, self._before = ids, t.copy()
 
     def __call__(
-        self, field: Field, method: NativeMethod, state: State, ids: np.ndarray
+        self,
+        field: Field,
+        method: NativeMethod,
+        state: State,
+        ids: np.ndarray,
+        attempts: int,
     ) -> tuple[np.ndarray, list[str]]:
         """Rows (K,) of those that are left whose steps rounding keeps short, and why."""
-        self._attempts += 1
-        attempts, found = self._attempts, np.zeros(len(ids), dtype=bool)
+        found = np.zeros(len(ids), dtype=bool)
         if attempts & (attempts - 1):
             return found, []
         places = np.searchsorted(self._ids, ids)

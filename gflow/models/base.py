@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gflow.compiled.kernel import Kernel
 from gflow.equilibrium.adjoint import Backward
 from gflow.errors import ProblemError
 from gflow.losses import Bend
@@ -169,6 +170,10 @@ class Model(ABC):
     def gradient_from_moments(self, theta: Tensor, moments: Moments) -> Tensor:
         """The gradient (B, P) at rows; not finite where there is no equilibrium."""
         raise NotImplementedError
+
+    def kernel(self, moments: Moments, weight_decay: float) -> Kernel | None:
+        """Minus that gradient and weight_decay theta, as C; None if there is no such form."""
+        return None
 
     def residual(self, equilibrium: Equilibrium, x: Tensor) -> Tensor:
         """Largest residual of the original equation over the inputs, shape (...)."""

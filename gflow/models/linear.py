@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from gflow.compiled.kernel import Kernel
 from gflow.models.base import Equilibrium, Moments
 from gflow.models.single_index import SingleIndexDEQ, project
 
@@ -61,6 +63,16 @@ class LinearDEQ(SingleIndexDEQ):
         pulled.div_(gap)
         pulled[-1] = (phi * pulled[:-1]).sum(0)
         return pulled.mT
+
+    def kernel(self, moments: Moments, weight_decay: float) -> Kernel:
+        """The same in C, ``linear.c``."""
+        square, mixed = (each.cpu().double().numpy() for each in moments)
+        square, mixed = square[..., : self.dim, :], mixed[:, : self.dim]
+        decay = np.array([weight_decay])
+        if square.ndim == 2:
+            return Kernel("linear.c", np.append(decay, square), mixed, {"OWN_INPUTS": 0})
+        own = np.concatenate([square.reshape(len(mixed), -1), mixed], axis=-1)
+        return Kernel("linear.c", decay, own, {"OWN_INPUTS": 1})
 
     def branch(self, theta: Tensor) -> Tensor:
         """The sign of 1 - theta2."""

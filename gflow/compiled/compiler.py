@@ -1,0 +1,99 @@
+"""Compiling C at use: once a process, into a folder that is deleted at once."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+SWITCH = "GFLOW_COMPILED"
+"""The environment variable that, set to 0, leaves everything to PyTorch."""
+COMPILERS = ("cc", "gcc", "clang")
+FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
+"""No contraction to fused products, so that a row's result is the same beside any others."""
+NATIVE = (("-march=native",), ())
+"""For this machine, or where the compiler does not know how, for any like it."""
+LIMIT = 60.0
+"""Seconds after which a compiler is given up."""
+
+
+class CannotCompileError(Exception):
+    """Why there is no machine code, as the end of a sentence."""
+
+
+def library(source: str) -> ctypes.CDLL:
+    """The functions of a C source.
+
+    Raises
+    ------
+    CannotCompileError
+        If they are switched off, there is no compiler, or it fails.
+    """
+    if os.environ.get(SWITCH, "") == "0":
+        raise CannotCompileError(f"compiled code is switched off by {SWITCH}=0")
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        raise CannotCompileError(f"no C compiler named {', '.join(COMPILERS)} was found")
+    made = _made(compiler, source)
+    if isinstance(made, str):
+        raise CannotCompileError(made)
+    return made
+
+
+@lru_cache(maxsize=32)
+def _made(compiler: str, source: str) -> ctypes.CDLL | str:
+    """The library, or why there is none; a compiler that fails is not asked twice."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="gflow-") as folder:
+            return _compiled(compiler, source, Path(folder))
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"{compiler} could not be used ({_told(error)})"
+
+
+def _compiled(compiler: str, source: str, folder: Path) -> ctypes.CDLL:
+    written, made = folder / "source.c", folder / "made.so"
+    written.write_text(source)
+    for native in NATIVE:
+        command = [compiler, *FLAGS, *native, str(written), "-o", str(made), "-lm"]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT)
+            break
+        except subprocess.CalledProcessError:
+            if native == NATIVE[-1]:
+                raise
+    return ctypes.CDLL(str(made))
+
+
+def _told(error: Exception) -> str:
+    """The first line that says what was wrong."""
+    said = getattr(error, "stderr", None) or str(error)
+    lines = [line for line in str(said).splitlines() if "error" in line.lower()]
+    return (lines or str(said).splitlines() or [type(error).__name__])[0].strip()
+
+
+def source_of(
+    files: Sequence[str], numbers: Mapping[str, float], tables: Mapping[str, np.ndarray]
+) -> str:
+    """Files of this package in their order, after the first one the constants that they name."""
+    lines = []
+    for name, number in numbers.items():
+        lines.append(f"#define {name} {number!r}")
+    for name, table in tables.items():
+        shape = "".join(f"[{length}]" for length in table.shape)
+        lines.append(f"static const double {name}{shape} = {_braced(table)};")
+    texts = [resources.files(__package__).joinpath(file).read_text() for file in files]
+    return "\n".join([texts[0], *lines, *texts[1:]])
+
+
+def _braced(table: np.ndarray) -> str:
+    if table.ndim == 0:
+        return repr(float(table))
+    return "{" + ", ".join(_braced(np.asarray(row)) for row in table) + "}"

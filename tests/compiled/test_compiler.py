@@ -1,0 +1,106 @@
+"""Compiling at use, and the sentences where that cannot be done."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import stat
+import tempfile
+
+import numpy as np
+import pytest
+
+from gflow.compiled import compiler
+from gflow.compiled.compiler import CannotCompileError, library, source_of
+
+compiles = pytest.mark.skipif(
+    not any(map(shutil.which, compiler.COMPILERS)), reason="there is no C compiler"
+)
+TWICE = "double twice(double x) { return 2 * x; }"
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    compiler._made.cache_clear()
+    yield
+    compiler._made.cache_clear()
+
+
+@compiles
+def test_what_is_compiled_runs_and_leaves_no_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    twice = library(TWICE).twice
+    twice.argtypes, twice.restype = [ctypes.c_double], ctypes.c_double
+    assert twice(1.5) == 3.0
+    assert not list(tmp_path.iterdir())
+
+
+@compiles
+def test_it_is_compiled_once(monkeypatch):
+    first = library(TWICE)
+    monkeypatch.setattr(compiler, "_compiled", None)
+    assert library(TWICE) is first
+
+
+def test_it_can_be_switched_off(monkeypatch):
+    monkeypatch.setenv("GFLOW_COMPILED", "0")
+    with pytest.raises(CannotCompileError, match="switched off by GFLOW_COMPILED=0"):
+        library(TWICE)
+
+
+def test_no_compiler(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(CannotCompileError, match="no C compiler named cc, gcc, clang was found"):
+        library(TWICE)
+
+
+def _stand_in(folder, script):
+    """A compiler that does what a script says."""
+    path = folder / "cc"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IEXEC)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo 'note: no' >&2; echo 'fatal error: math.h is missing' >&2; exit 1", "math.h is mis"),
+        ("exit 3", "exit status 3"),
+        ("exit 0", "made.so"),
+        ('for last; do :; done; echo junk > "$5"; for f in "$@"; do case $f in *.so) echo junk > '
+         '"$f";; esac; done', "made.so"),
+        ("sleep 5", "timed out"),
+    ],
+    ids=["fails", "is silent", "writes nothing", "writes junk", "hangs"],
+)  # fmt: skip
+def test_a_compiler_that_cannot_be_used(monkeypatch, tmp_path, script, reason):
+    _stand_in(tmp_path, script)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(compiler, "LIMIT", 0.3)
+    with pytest.raises(CannotCompileError, match=reason) as told:
+        library(TWICE)
+    assert str(tmp_path / "cc") in str(told.value)
+    monkeypatch.setattr(compiler, "_compiled", None)
+    with pytest.raises(CannotCompileError, match=reason):  # not asked again
+        library(TWICE)
+
+
+@compiles
+def test_a_compiler_that_does_not_know_this_machine(monkeypatch, tmp_path):
+    real = next(filter(None, map(shutil.which, compiler.COMPILERS)))
+    refuse = 'case "$*" in *native*) echo "error: unknown" >&2; exit 1;; esac'
+    _stand_in(tmp_path, f'{refuse}\nexec {real} "$@"')
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert library(TWICE).twice
+
+
+def test_constants_come_after_the_first_file():
+    text = source_of(
+        ("lanes.h", "linear.c"),
+        {"COUNT": 3, "PART": 0.1},
+        {"TABLE": np.array([[1.0, 2.0], [0.5, 1 / 3]])},
+    )
+    assert "#define COUNT 3\n#define PART 0.1\n" in text
+    assert "static const double TABLE[2][2] = {{1.0, 2.0}, {0.5, 0.3333333333333333}};" in text
+    assert text.index("typedef") < text.index("COUNT") < text.index("field(")
