@@ -95,7 +95,7 @@ class MeanSquaredError(Loss):
 
     def slope(self, output: Tensor, target: Tensor) -> Tensor:
         """2 (yhat - y) / n."""
-        return (output - target) * (2.0 / output.shape[self.samples])
+        return (output - target).mul_(2.0 / output.shape[self.samples])
 
     def curvature(self, output: Tensor, target: Tensor) -> Bend:
         """2 / n."""

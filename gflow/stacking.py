@@ -37,7 +37,7 @@ class ProblemStack(Problem):
         """The stack of some rows (K,)."""
         part = copy.copy(self)
         part.model = self.model.select(rows)
-        part.x = self.x[rows] if self.own_inputs else self.x
+        part.x = self.x.mT[rows].mT if self.own_inputs else self.x
         part.y = self.y[rows]
         return part
 

@@ -1,9 +1,12 @@
-"""Compiling C at use: once a process, into a folder that is deleted at once."""
+"""Compiling C at use, once for a user and a processor: what is made stays in the user's cache."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -17,8 +20,7 @@ import numpy as np
 SWITCH = "GFLOW_COMPILED"
 """The environment variable that, set to 0, leaves everything to PyTorch."""
 COMPILERS = ("cc", "gcc", "clang")
-FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
-"""No contraction to fused products, so that a row's result is the same beside any others."""
+FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-shared", "-fPIC")
 NATIVE = (("-march=native",), ())
 """For this machine, or where the compiler does not know how, for any like it."""
 LIMIT = 60.0
@@ -51,14 +53,23 @@ def library(source: str) -> ctypes.CDLL:
 @lru_cache(maxsize=32)
 def _made(compiler: str, source: str) -> ctypes.CDLL | str:
     """The library, or why there is none; a compiler that fails is not asked twice."""
+    told = "\n".join([source, compiler, *FLAGS, *_machine()])
+    kept = _folder() / f"{hashlib.sha256(told.encode()).hexdigest()}.so"
+    with contextlib.suppress(OSError):  # there is none yet, or it is damaged
+        if _is_own(kept):
+            return ctypes.CDLL(str(kept))
     try:
         with tempfile.TemporaryDirectory(prefix="gflow-") as folder:
-            return _compiled(compiler, source, Path(folder))
+            made = _compiled(compiler, source, Path(folder))
+            library = ctypes.CDLL(str(made))
+            with contextlib.suppress(OSError):  # a folder that cannot be written costs time alone
+                _keep(made, kept)
+            return library
     except (OSError, subprocess.SubprocessError) as error:
         return f"{compiler} could not be used ({_told(error)})"
 
 
-def _compiled(compiler: str, source: str, folder: Path) -> ctypes.CDLL:
+def _compiled(compiler: str, source: str, folder: Path) -> Path:
     written, made = folder / "source.c", folder / "made.so"
     written.write_text(source)
     for native in NATIVE:
@@ -69,7 +80,44 @@ def _compiled(compiler: str, source: str, folder: Path) -> ctypes.CDLL:
         except subprocess.CalledProcessError:
             if native == NATIVE[-1]:
                 raise
-    return ctypes.CDLL(str(made))
+    return made
+
+
+def _folder() -> Path:
+    """Where what was compiled is kept, for this user and processor."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(caches) / "gflow" / "compiled"
+
+
+def _is_own(path: Path) -> bool:
+    """Whether nobody else can have written there."""
+    return all(
+        each.stat().st_uid == os.getuid() and not each.stat().st_mode & 0o022
+        for each in (path, path.parent)
+    )
+
+
+def _machine() -> tuple[str, ...]:
+    """What code for this processor depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    flags = [line for line in lines if line.startswith(("flags", "Features"))]
+    return platform.system(), platform.machine(), platform.processor(), *flags[:1]
+
+
+def _keep(made: Path, kept: Path) -> None:
+    """Put the library into its place at once, for the user alone."""
+    kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    held, place = tempfile.mkstemp(dir=kept.parent)
+    try:
+        with os.fdopen(held, "wb") as file:
+            file.write(made.read_bytes())
+        os.replace(place, kept)
+    except OSError:
+        os.unlink(place)
+        raise
 
 
 def _told(error: Exception) -> str:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from gflow.compiled.compiler import CannotCompileError, library, source_of
 from gflow.compiled.kernel import Kernel
+from gflow.compiled.threads import divided
 from gflow.integrators import control, native, run, trajectory, trouble
 from gflow.integrators.base import Field
 from gflow.integrators.explicit import ExplicitPair
@@ -230,7 +229,7 @@ class Bursts:
             hessians=meter.hessians,
             **{name: array.ctypes.data for name, array in held.items()},
         )
-        self._divided(job, rows)
+        divided(self._advance, job, rows, SHARE)
         moved = replace(
             state,
             t=held["t"],
@@ -243,19 +242,6 @@ class Bursts:
         names = ("failures", "all_failures", "troubled", "made", "log")
         left = {name: held[name] for name in names}
         return Burst(moved, **left, trace=held.get("trace"))
-
-    def _divided(self, job: _Job, rows: int) -> None:
-        """The rows divided among PyTorch's number of threads."""
-        threads = max(1, min(torch.get_num_threads(), rows // SHARE))
-        edges = np.linspace(0, rows, threads + 1).astype(int).tolist()
-        if threads == 1:
-            self._advance(ctypes.byref(job), 0, rows)
-            return
-        with ThreadPoolExecutor(threads) as pool:
-            parts = pairwise(edges)
-            done = [pool.submit(self._advance, ctypes.byref(job), *part) for part in parts]
-        for each in done:
-            each.result()
 
 
 def _compiled(pair: ExplicitPair, kernel: Kernel) -> ctypes.CDLL:

@@ -37,6 +37,8 @@ class Activation:
         Supremum of |curvature|; infinite where there are kinks.
     epsilon : float or Tensor, shape (B, 1), optional
         The parameter of ``weak-tanh``; a tensor has one for each row of a batch.
+    upright : float, optional
+        a, where the function is a s + e tanh(s), with e = epsilon or 1.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Activation:
     kinks: tuple[float, ...] = ()
     curvature_max: float = math.inf
     epsilon: float | Tensor | None = None
+    upright: float | None = None
 
     def __call__(self, s: Tensor) -> Tensor:
         """The value at `s`."""
@@ -56,6 +59,13 @@ class Activation:
         """The largest slope, of all rows if there are several."""
         top = self.slope_max
         return float(top.max()) if isinstance(top, Tensor) else top
+
+    @property
+    def hyperbolic(self) -> tuple[float, float | Tensor] | None:
+        """a and e where the function is a s + e tanh(s)."""
+        if self.upright is None:
+            return None
+        return self.upright, 1.0 if self.epsilon is None else self.epsilon
 
     @property
     def family(self) -> str:
@@ -131,7 +141,9 @@ def _weak(name: str, epsilon: float | Tensor) -> Activation:
 
     largest = float(epsilon.max()) if isinstance(epsilon, Tensor) else epsilon
     bend = largest * _TANH_CURVATURE
-    return Activation(name, jet, 1.0, 1.0 + epsilon, curvature_max=bend, epsilon=epsilon)
+    return Activation(
+        name, jet, 1.0, 1.0 + epsilon, curvature_max=bend, epsilon=epsilon, upright=1.0
+    )
 
 
 _TANH_CURVATURE = 4 / (3 * math.sqrt(3))
@@ -143,7 +155,7 @@ ACTIVATIONS: dict[str, Activation] = {
     a.name: a
     for a in (
         Activation("identity", _identity, 1.0, 1.0, curvature_max=0.0),
-        Activation("tanh", _tanh, 0.0, 1.0, curvature_max=_TANH_CURVATURE),
+        Activation("tanh", _tanh, 0.0, 1.0, curvature_max=_TANH_CURVATURE, upright=0.0),
         Activation("sigmoid", _sigmoid, 0.0, 0.25, curvature_max=_TANH_CURVATURE / 8),
         Activation("relu", _leaky(0.0), 0.0, 1.0, kinks=(0.0,)),
         Activation("leaky-relu", _leaky(0.01), 0.01, 1.0, kinks=(0.0,)),

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gflow.compiled.samples import Samples, in_c
 from gflow.equilibrium.adjoint import Backward
-from gflow.equilibrium.solvers import Jet, Root, safeguarded_newton, tracking_newton
+from gflow.equilibrium.solvers import NEAR, Jet, Root, safeguarded_newton, tracking_newton
 from gflow.errors import ProblemError
 from gflow.losses import Bend
 from gflow.models.activations import Activation, parse_activation
@@ -122,10 +123,18 @@ class SingleIndexDEQ(Model):
         valid = self.admissible(theta)
         everywhere = bool(valid.all())
         safe = theta if everywhere else torch.where(valid[..., None], theta, 0.0)
-        linear, theta2 = project(safe[..., :-1], x), safe[..., -1:]
-        known = None
+        theta2, known = safe[..., -1:], None
         if isinstance(warm, Equilibrium):
             known, warm = (warm.output, warm.slope), warm.preactivation
+        compiled = self._compiled(safe, x)
+        if compiled is not None:
+            found = compiled.track(warm, known, *self._bounds(theta2))
+            if found is not None:
+                point, output, slope = found
+                if not everywhere:
+                    output.masked_fill_(~valid[..., None], torch.nan)
+                return Equilibrium(theta, output, point, slope, valid)
+        linear = project(safe[..., :-1], x)
         root = self._track(linear, theta2, linear if warm is None else warm, known)
         if root is None:
             start = linear if warm is None else torch.where(torch.isfinite(warm), warm, linear)
@@ -144,18 +153,26 @@ class SingleIndexDEQ(Model):
         activation, one = self.activation, linear.new_ones(())
         if math.isinf(activation.curvature_max):
             return None
-        largest = float(theta2.abs().amax())
-        bend, steepest = 0.5 * largest * activation.curvature_max, 1 + largest * activation.steepest
+        bend, tolerance = self._bounds(theta2)
 
         def newton_step(s: Tensor, jet: Jet) -> Tensor:
             value, slope = jet
             gap = torch.addcmul(s - linear, theta2, value, value=-1)
             return gap.div_(torch.addcmul(one, theta2, slope, value=-1))
 
-        tolerance = 8.0 * torch.finfo(linear.dtype).eps / steepest
         return tracking_newton(
             lambda s: activation.jet(s, 1), newton_step, start, bend, tolerance, known
         )
+
+    def _bounds(self, theta2: Tensor) -> tuple[float, float]:
+        """Half of the largest second derivative of F, and the residual that counts as zero."""
+        activation, largest = self.activation, float(theta2.abs().amax())
+        rounding = 8.0 * torch.finfo(theta2.dtype).eps
+        steepest = 1 + largest * activation.steepest
+        return 0.5 * largest * activation.curvature_max, rounding / steepest
+
+    def _compiled(self, theta: Tensor, x: Tensor) -> Samples | None:
+        return in_c(theta, x, self.activation.hyperbolic, NEAR)
 
     def _search(self, linear: Tensor, theta2: Tensor, start: Tensor) -> tuple[Root, Tensor | None]:
         """The root from anywhere, and which rows reached it (None: all did)."""
@@ -196,6 +213,9 @@ class SingleIndexDEQ(Model):
         self, equilibrium: Equilibrium, x: Tensor, cotangent: Tensor, backward: Backward
     ) -> Tensor:
         """Sum_i c_i sigma'_i B(J_i) (x_i, y_i)."""
+        compiled = self._compiled(equilibrium.theta, x) if backward.exact else None
+        if compiled is not None:
+            return compiled.pull(equilibrium.output, cotangent, equilibrium.slope)
         jacobian = equilibrium.theta[..., -1:] * equilibrium.slope
         return _weighted(
             cotangent * equilibrium.slope * backward.factor(jacobian), equilibrium.output, x
@@ -206,8 +226,12 @@ class SingleIndexDEQ(Model):
     ) -> Tensor:
         """Sum_i alpha W W^T + beta W e_P^T + gamma e_P W^T, shape (..., P, P)."""
         diagonal = second(torch.ones_like(first))
-        alpha, beta, gamma = self._curvature(equilibrium, first, diagonal, backward)
         output, d = equilibrium.output, self.dim
+        compiled = self._compiled(equilibrium.theta, x) if backward.exact else None
+        if compiled is not None:
+            point, slope = equilibrium.preactivation, equilibrium.slope
+            return compiled.bend(point, output, first, diagonal, slope)
+        alpha, beta, gamma = self._curvature(equilibrium, first, diagonal, backward)
         bent = alpha * output
         matrix = output.new_empty(*output.shape[:-1], d + 1, d + 1)
         matrix[..., :d, :d] = (x * alpha[..., None]).mT @ x

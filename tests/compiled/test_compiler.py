@@ -6,6 +6,8 @@ import ctypes
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import tempfile
 
 import numpy as np
@@ -21,26 +23,68 @@ TWICE = "double twice(double x) { return 2 * x; }"
 
 
 @pytest.fixture(autouse=True)
-def _forget():
+def cache(monkeypatch, tmp_path):
+    """An empty cache, on disk and in memory."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     compiler._made.cache_clear()
-    yield
+    yield folder / "gflow" / "compiled"
     compiler._made.cache_clear()
 
 
 @compiles
 def test_what_is_compiled_runs_and_leaves_no_folder(monkeypatch, tmp_path):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     twice = library(TWICE).twice
     twice.argtypes, twice.restype = [ctypes.c_double], ctypes.c_double
     assert twice(1.5) == 3.0
-    assert not list(tmp_path.iterdir())
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 @compiles
-def test_it_is_compiled_once(monkeypatch):
+def test_it_is_compiled_once(monkeypatch, cache):
     first = library(TWICE)
+    (kept,) = cache.iterdir()
+    assert not kept.stat().st_mode & 0o077
     monkeypatch.setattr(compiler, "_compiled", None)
     assert library(TWICE) is first
+    compiler._made.cache_clear()
+    assert library(TWICE).twice  # as another process would
+
+
+@compiles
+@pytest.mark.parametrize("damage", ["junk", "others may write it", "others may write the folder"])
+def test_a_cache_that_cannot_be_trusted_is_replaced(monkeypatch, cache, damage):
+    library(TWICE)
+    (kept,) = cache.iterdir()
+    if damage == "junk":
+        kept.unlink()  # the library is loaded, and must not change under it
+        kept.write_bytes(b"junk")
+    else:
+        (kept if "it" in damage.split() else cache).chmod(0o777)
+    compiler._made.cache_clear()
+    compiled, times = compiler._compiled, []
+    monkeypatch.setattr(
+        compiler, "_compiled", lambda *given: times.append(given) or compiled(*given)
+    )
+    assert library(TWICE).twice
+    assert len(times) == 1
+
+
+@compiles
+def test_no_cache_can_be_had(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert library(TWICE).twice
+
+
+@compiles
+def test_many_processes_compile_at_once(cache):
+    code = f"from gflow.compiled.compiler import library; print(library({TWICE!r}).twice)"
+    many = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(4)]
+    assert [one.wait() for one in many] == [0] * 4
+    assert len(list(cache.iterdir())) == 1
 
 
 def test_it_can_be_switched_off(monkeypatch):
