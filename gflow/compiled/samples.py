@@ -140,7 +140,7 @@ class Samples:
             "x": self.x.mT.contiguous(),
             "theta": self.theta.contiguous(),
             "upright": torch.full_like(each, self.sigma[0]),
-            "steep": torch.as_tensor(self.sigma[1]).to(each).reshape(-1).expand_as(each),
+            "steep": torch.as_tensor(self.sigma[1], dtype=each.dtype).reshape(-1).expand_as(each),
         }
         held["steep"] = held["steep"].contiguous()
         pointers = {key: tensor.data_ptr() for key, tensor in held.items()}

@@ -23,7 +23,7 @@ from gflow.stacking import ProblemStack
 pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, compiler.COMPILERS)), reason="there is no C compiler"
 )
-ACTIVATIONS = ["tanh", "weak-tanh:0.25"]
+ACTIVATIONS = ["tanh", "weak-tanh:0.3", "weak-tanh:own"]
 TANH = """
 void each(const double *x, double *out, int64_t n) {
     for (int64_t i = 0; i < n; i += LANES) keep(out + i, hyperbolic(load(x + i, n - i)), n - i);
@@ -77,7 +77,7 @@ def _stack(activation, n, rows=5, dim=3, own_inputs=True, seed=0):
     problems = []
     for row in range(rows):
         inputs = rng.normal(size=(n, dim)) if own_inputs else x
-        name = f"weak-tanh:{0.1 + 0.2 * row}" if activation.startswith("weak") else activation
+        name = activation.replace("own", str(0.1 + 0.2 * row))
         problems.append(Problem(SingleIndexDEQ(dim, name), inputs, rng.normal(size=n)))
     theta = torch.from_numpy(rng.normal(size=(rows, dim + 1)))
     theta[:, -1] = torch.linspace(-1, 0.45, rows)
