@@ -23,7 +23,7 @@ COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-shared", "-fPIC")
 NATIVE = (("-march=native",), ())
 """For this machine, or where the compiler does not know how, for any like it."""
-LIMIT = 60.0
+LIMIT = 20.0
 """Seconds after which a compiler is given up."""
 
 
@@ -41,29 +41,30 @@ def library(source: str) -> ctypes.CDLL:
     """
     if os.environ.get(SWITCH, "") == "0":
         raise CannotCompileError(f"compiled code is switched off by {SWITCH}=0")
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
-    if compiler is None:
-        raise CannotCompileError(f"no C compiler named {', '.join(COMPILERS)} was found")
-    made = _made(compiler, source)
-    if isinstance(made, str):
-        raise CannotCompileError(made)
-    return made
+    found = list(filter(None, map(shutil.which, COMPILERS)))
+    reason = f"no C compiler named {', '.join(COMPILERS)} was found"
+    for compiler in {os.path.realpath(path): path for path in found}.values():
+        made = _made(compiler, source)
+        if not isinstance(made, str):
+            return made
+        reason = made
+    raise CannotCompileError(reason)
 
 
 @lru_cache(maxsize=32)
 def _made(compiler: str, source: str) -> ctypes.CDLL | str:
     """The library, or why there is none; a compiler that fails is not asked twice."""
     told = "\n".join([source, compiler, *FLAGS, *_machine()])
-    kept = _folder() / f"{hashlib.sha256(told.encode()).hexdigest()}.so"
-    with contextlib.suppress(OSError):  # there is none yet, or it is damaged
-        if _is_own(kept):
-            return ctypes.CDLL(str(kept))
+    key, folder = hashlib.sha256(told.encode()).hexdigest(), _folder()
+    kept = _kept(folder, key)
+    if kept is not None:
+        return kept
     try:
-        with tempfile.TemporaryDirectory(prefix="gflow-") as folder:
-            made = _compiled(compiler, source, Path(folder))
+        with tempfile.TemporaryDirectory(prefix="gflow-") as scratch:
+            made = _compiled(compiler, source, Path(scratch))
             library = ctypes.CDLL(str(made))
             with contextlib.suppress(OSError):  # a folder that cannot be written costs time alone
-                _keep(made, kept)
+                _keep(made.read_bytes(), folder, key)
             return library
     except (OSError, subprocess.SubprocessError) as error:
         return f"{compiler} could not be used ({_told(error)})"
@@ -75,7 +76,7 @@ def _compiled(compiler: str, source: str, folder: Path) -> Path:
     for native in NATIVE:
         command = [compiler, *FLAGS, *native, str(written), "-o", str(made), "-lm"]
         try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT)
+            subprocess.run(command, check=True, capture_output=True, timeout=LIMIT)
             break
         except subprocess.CalledProcessError:
             if native == NATIVE[-1]:
@@ -83,18 +84,31 @@ def _compiled(compiler: str, source: str, folder: Path) -> Path:
     return made
 
 
-def _folder() -> Path:
-    """Where what was compiled is kept, for this user and processor."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(caches) / "gflow" / "compiled"
+def _folder() -> Path | None:
+    """Where what was compiled is kept for this user, if there is a place for that."""
+    caches = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        base = Path(caches) if os.path.isabs(caches) else Path.home() / ".cache"
+    except RuntimeError:  # a user without a home
+        return None
+    return base / "gflow" / "compiled"
+
+
+def _kept(folder: Path | None, key: str) -> ctypes.CDLL | None:
+    """A library that was kept, is whole, and that nobody else can have written."""
+    with contextlib.suppress(OSError):
+        for path in [] if folder is None else folder.glob(f"{key}-*.so"):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            if path.stem == f"{key}-{digest}" and _is_own(path):
+                return ctypes.CDLL(str(path))
+    return None
 
 
 def _is_own(path: Path) -> bool:
-    """Whether nobody else can have written there."""
-    return all(
-        each.stat().st_uid == os.getuid() and not each.stat().st_mode & 0o022
-        for each in (path, path.parent)
-    )
+    if not hasattr(os, "getuid"):
+        return False
+    found = path.stat(), path.parent.stat()
+    return all(each.st_uid == os.getuid() and not each.st_mode & 0o022 for each in found)
 
 
 def _machine() -> tuple[str, ...]:
@@ -107,14 +121,16 @@ def _machine() -> tuple[str, ...]:
     return platform.system(), platform.machine(), platform.processor(), *flags[:1]
 
 
-def _keep(made: Path, kept: Path) -> None:
+def _keep(made: bytes, folder: Path | None, key: str) -> None:
     """Put the library into its place at once, for the user alone."""
-    kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    held, place = tempfile.mkstemp(dir=kept.parent)
+    if folder is None:
+        return
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    held, place = tempfile.mkstemp(dir=folder)
     try:
         with os.fdopen(held, "wb") as file:
-            file.write(made.read_bytes())
-        os.replace(place, kept)
+            file.write(made)
+        os.replace(place, folder / f"{key}-{hashlib.sha256(made).hexdigest()}.so")
     except OSError:
         os.unlink(place)
         raise
@@ -122,9 +138,10 @@ def _keep(made: Path, kept: Path) -> None:
 
 def _told(error: Exception) -> str:
     """The first line that says what was wrong."""
-    said = getattr(error, "stderr", None) or str(error)
-    lines = [line for line in str(said).splitlines() if "error" in line.lower()]
-    return (lines or str(said).splitlines() or [type(error).__name__])[0].strip()
+    stderr = getattr(error, "stderr", None)
+    said = stderr.decode(errors="replace") if stderr else str(error)
+    lines = [line for line in said.splitlines() if "error" in line.lower()]
+    return (lines or said.splitlines() or [type(error).__name__])[0].strip()
 
 
 def source_of(

@@ -114,9 +114,13 @@ static void leave(const Job *job, Lane *lane, int l, const lanes *theta, const l
 /* Rows from `next` to `last`. */
 void advance(const Job *job, int64_t next, int64_t last) {
     const int64_t size = job->size;
-    lanes stages[STAGES * size], theta[size], moved[size], own[job->own + 1];
+    lanes stages[STAGES * size], theta[size], moved[size];
+    char *memory = malloc((job->own + 2) * sizeof(lanes));  /* too much for the stack of some */
+    if (!memory) return;
+    lanes *own = (lanes *)(memory + sizeof(lanes) - (uintptr_t)memory % sizeof(lanes));
     Lane each[LANES];
-    memset(stages, 0, sizeof stages), memset(theta, 0, sizeof theta), memset(own, 0, sizeof own);
+    memset(stages, 0, sizeof stages), memset(theta, 0, sizeof theta);
+    memset(own, 0, (job->own + 1) * sizeof(lanes));
     for (int l = 0; l < LANES; l++) each[l].row = -1;
     for (;;) {
         int going = 0;
@@ -140,7 +144,7 @@ void advance(const Job *job, int64_t next, int64_t last) {
             t1[l] = final ? job->t_end : lane->t + lane->dt;
             going = 1;
         }
-        if (!going) return;
+        if (!going) break;
 #pragma GCC unroll 16
         for (int i = 1; i < STAGES; i++) {
             for (int64_t p = 0; p < size; p++) {
@@ -191,4 +195,5 @@ void advance(const Job *job, int64_t next, int64_t last) {
             if (ended || troubled || lane->made == job->count) leave(job, lane, l, theta, stages);
         }
     }
+    free(memory);
 }

@@ -1,6 +1,7 @@
 /* Several rows at once, one in each lane of the machine's vectors. */
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #ifdef __AVX512F__

@@ -61,6 +61,8 @@ def in_c(
     """
     if sigma is None or theta.ndim != 2 or theta.dtype != torch.float64 or x.shape[-1] == 0:
         return None
+    if theta.requires_grad or x.requires_grad:
+        return None
     numbers = len(theta) * x.shape[-2]
     laid = x.mT.is_contiguous() or (x.ndim == 2 and x.numel() <= numbers)
     if theta.device.type != "cpu" or numbers < FEWEST or not laid:
@@ -145,4 +147,4 @@ class Samples:
         held["steep"] = held["steep"].contiguous()
         pointers = {key: tensor.data_ptr() for key, tensor in held.items()}
         job = _Job(n, BLOCK, d, own, **pointers, **numbers)
-        divided(getattr(self.functions, name), job, self._parts, SHARE)
+        divided(getattr(self.functions, name), job, held, self._parts, SHARE)

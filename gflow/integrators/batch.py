@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gflow.compiled.kernel import Kernel
 from gflow.integrators.base import Field, Halt, Settings
-from gflow.integrators.bursts import Bursts
+from gflow.integrators.bursts import Burst, Bursts
 from gflow.integrators.driver import Observer, Target, integrate_field
 from gflow.integrators.explicit import ExplicitPair
 from gflow.integrators.meter import Meter
@@ -262,17 +262,28 @@ class Batch:
         for index, table in zip(self.ids.tolist(), found.tables, strict=True):
             if len(table):
                 self.burst_logs.setdefault(index, []).append(table)
+        running = before.t < self.settings.t_end
+        if running.any() and not found.most:
+            raise MemoryError("no memory for the numbers of the rows")
         self.state, nfe = found.state, self.meter.nfe
         self.attempts += found.most
         self.meter.spend(found.most * bursts.pair.evaluations)
         self.failures, self.all_failures = found.failures, found.all_failures
         if self.plan.observer is not None:
-            for number, (rows, step) in enumerate(found.steps(bursts.pair), start=1):
-                if len(rows):
-                    spent = nfe + number * bursts.pair.evaluations
-                    self.plan.observer.observe_batch(self.ids, rows, step, spent)
-        running = before.t < self.settings.t_end
+            self._tell(self.plan.observer, found, bursts.pair, nfe)
         self._part(found.state, np.zeros_like(running), running, found.troubled)
+
+    def _tell(self, observer: BatchObserver, found: Burst, pair: ExplicitPair, nfe: int) -> None:
+        """Tell of every step of a burst; an interrupt is raised when all are told."""
+        interrupt = None
+        for number, (rows, step) in enumerate(found.steps(pair), start=1):
+            try:
+                if len(rows):
+                    observer.observe_batch(self.ids, rows, step, nfe + number * pair.evaluations)
+            except KeyboardInterrupt as raised:
+                interrupt = raised
+        if interrupt is not None:
+            raise interrupt
 
     def _meeting(self, step: BatchStep, accepted: np.ndarray) -> np.ndarray:
         """Accepted rows within whose step a stopping rule is met."""

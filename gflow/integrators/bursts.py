@@ -31,8 +31,8 @@ FEWEST = 64
 """Rows from which compiling, some tenths of a second, is soon made good."""
 LARGEST = 64
 """Parameters up to which PyTorch's overheads outweigh its faster products of matrices."""
-LONGEST = 2**19
-"""Attempts of all rows in a burst: a tenth of a second, in which no interrupt is heard."""
+LONGEST = 2**27
+"""Attempts times P (P + 10) of all rows in a burst: a tenth of a second, deaf to interrupts."""
 TRACED = 2**22
 """Numbers that the steps kept for observers may fill."""
 SHARE = 64
@@ -155,8 +155,10 @@ class Bursts:
     def length(self, state: State, attempts: int, traced: bool) -> int:
         """Attempts of the next burst: at most to the next power of two, where there is a look."""
         rows, size = state.theta.shape
-        room = TRACED // (rows * size * (len(self.pair.tableau.c) + 2)) if traced else LONGEST
-        return max(1, min((1 << attempts.bit_length()) - attempts, LONGEST // rows, room))
+        most = LONGEST // (rows * size * (size + 10))
+        if traced:
+            most = min(most, TRACED // (rows * size * (len(self.pair.tableau.c) + 2)))
+        return max(1, min((1 << attempts.bit_length()) - attempts, most))
 
     def run(
         self,
@@ -229,7 +231,7 @@ class Bursts:
             hessians=meter.hessians,
             **{name: array.ctypes.data for name, array in held.items()},
         )
-        divided(self._advance, job, rows, SHARE)
+        divided(self._advance, job, held, rows, SHARE)
         moved = replace(
             state,
             t=held["t"],

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,13 +55,16 @@ def test_it_is_compiled_once(monkeypatch, cache):
 
 
 @compiles
-@pytest.mark.parametrize("damage", ["junk", "others may write it", "others may write the folder"])
+@pytest.mark.parametrize(
+    "damage", ["junk", "cut", "others may write it", "others may write the folder"]
+)
 def test_a_cache_that_cannot_be_trusted_is_replaced(monkeypatch, cache, damage):
     library(TWICE)
     (kept,) = cache.iterdir()
-    if damage == "junk":
+    if damage in ("junk", "cut"):
+        content = kept.read_bytes()[:4096] if damage == "cut" else b"junk"
         kept.unlink()  # the library is loaded, and must not change under it
-        kept.write_bytes(b"junk")
+        kept.write_bytes(content)
     else:
         (kept if "it" in damage.split() else cache).chmod(0o777)
     compiler._made.cache_clear()
@@ -72,10 +76,39 @@ def test_a_cache_that_cannot_be_trusted_is_replaced(monkeypatch, cache, damage):
     assert len(times) == 1
 
 
+def _no_home(monkeypatch):
+    def missing(cls):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setattr(Path, "home", classmethod(missing))
+
+
+def _in_the_way(monkeypatch):
+    path = Path(os.environ["XDG_CACHE_HOME"])
+    path.write_text("a file")
+
+
+def _no_user(monkeypatch):
+    library(TWICE)
+    compiler._made.cache_clear()
+    monkeypatch.delattr(os, "getuid")
+
+
 @compiles
-def test_no_cache_can_be_had(monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+@pytest.mark.parametrize("trouble", [_no_home, _in_the_way, _no_user])
+def test_no_cache_can_be_had(monkeypatch, trouble):
+    trouble(monkeypatch)
+    assert library(TWICE).twice
+    assert not Path("relative").exists()
+
+
+@compiles
+def test_the_next_compiler_is_tried(monkeypatch, tmp_path):
+    _stand_in(tmp_path, "exit 1")
+    real = next(filter(None, map(shutil.which, compiler.COMPILERS)))
+    paths = {"cc": str(tmp_path / "cc"), "gcc": real}
+    monkeypatch.setattr(shutil, "which", paths.get)
     assert library(TWICE).twice
 
 
@@ -112,15 +145,16 @@ def _stand_in(folder, script):
         ("echo 'note: no' >&2; echo 'fatal error: math.h is missing' >&2; exit 1", "math.h is mis"),
         ("exit 3", "exit status 3"),
         ("exit 0", "made.so"),
-        ('for last; do :; done; echo junk > "$5"; for f in "$@"; do case $f in *.so) echo junk > '
+        ('for f in "$@"; do case $f in *.so) echo junk > '
          '"$f";; esac; done', "made.so"),
         ("sleep 5", "timed out"),
+        (r"printf 'error \351\n' >&2; exit 1", "error \ufffd"),
     ],
-    ids=["fails", "is silent", "writes nothing", "writes junk", "hangs"],
+    ids=["fails", "is silent", "writes nothing", "writes junk", "hangs", "odd bytes"],
 )  # fmt: skip
 def test_a_compiler_that_cannot_be_used(monkeypatch, tmp_path, script, reason):
     _stand_in(tmp_path, script)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(shutil, "which", {"cc": str(tmp_path / "cc")}.get)
     monkeypatch.setattr(compiler, "LIMIT", 0.3)
     with pytest.raises(CannotCompileError, match=reason) as told:
         library(TWICE)

@@ -210,3 +210,12 @@ def test_flows_are_those_of_pytorch(monkeypatch):
     assert (ours.nfe == theirs.nfe).all()
     for name in ("theta", "loss", "gradient_norm", "sharpness"):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
+def test_gradients_through_it_are_pytorchs(monkeypatch):
+    monkeypatch.setattr(samples, "FEWEST", 1)
+    stack, theta = _stack("tanh", 40)
+    theta.requires_grad_()
+    stack.model.equilibrium(theta, stack.x).output.sum().backward()
+    assert theta.grad is not None

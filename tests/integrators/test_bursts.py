@@ -335,3 +335,49 @@ def test_stiff_rows_are_handed_over():
     for one in found:
         assert one.status.ok
         check_log(one)
+
+
+class _Halved(GradientFlow):
+    def rate(self, point, t, state):
+        return 0.5 * super().rate(point, t, state)
+
+
+class _OtherLinear(LinearDEQ):
+    pass
+
+
+@pytest.mark.parametrize(("flow", "model"), [(_Halved, LinearDEQ), (GradientFlow, _OtherLinear)])
+def test_other_classes_are_their_own(flow, model):
+    problem = Problem(model(3), np.eye(3), np.ones(3))
+    theta0 = torch.zeros(FEWEST, 4, dtype=torch.float64)
+    assert offer(TSIT5_METHOD, flow_field(flow(), problem), theta0, 1.0).kernel is None
+
+
+@compiles
+def test_an_interrupted_observer_has_seen_what_the_run_keeps():
+    """As the audit must, which would miss a part of the dissipation."""
+    field, lone, theta0 = _ensemble()
+    kernel = offer(TSIT5_METHOD, field, theta0, 50.0).kernel
+
+    class Interrupted(Steps):
+        def observe_batch(self, *given):
+            super().observe_batch(*given)
+            if 300 < len(self.seen) < 500:
+                raise KeyboardInterrupt
+
+    watch = Interrupted()
+    plan = Plan(TSIT5_METHOD, Settings(50.0, 1e-8, 1e-11), lone, kernel=kernel, observer=watch)
+    found = integrate_ensemble(field, theta0, torch.tensor([0.0, 50.0]).double(), plan)
+    assert {one.status for one in found} == {Status.INTERRUPTED}
+    last = {owner: t1 for owner, _, t1, *_ in sorted(watch.seen, key=lambda seen: seen[2])}
+    assert [float(one.t[-1]) for one in found] == [last[i] for i in range(len(found))]
+
+
+@compiles
+def test_no_memory_for_a_burst_is_no_endless_loop(monkeypatch):
+    monkeypatch.setattr(bursts, "divided", lambda *given: None)
+    field, lone, theta0 = _ensemble()
+    kernel = offer(TSIT5_METHOD, field, theta0, 1.0).kernel
+    plan = Plan(TSIT5_METHOD, Settings(1.0, 1e-6, 1e-9), lone, kernel=kernel)
+    with pytest.raises(MemoryError):
+        integrate_ensemble(field, theta0, torch.tensor([0.0, 1.0]).double(), plan)
