@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from gflow.compiled.kernel import Kernel
-from gflow.integrators.base import Field, Halt, Settings
-from gflow.integrators.bursts import Burst, Bursts
-from gflow.integrators.driver import Observer, Target, integrate_field
+from gflow.integrators.base import Field, Halt
+from gflow.integrators.bursts import Books, Burst, Bursts
+from gflow.integrators.driver import integrate_field
 from gflow.integrators.explicit import ExplicitPair
 from gflow.integrators.meter import Meter
-from gflow.integrators.native import BatchStep, NativeMethod, State
+from gflow.integrators.native import BatchStep, State
+from gflow.integrators.plan import BatchObserver, Ended, Origin, Plan
 from gflow.integrators.rest import Rest
 from gflow.integrators.rounding import Looks
 from gflow.integrators.saves import Saves
@@ -36,88 +34,6 @@ from gflow.status import Status
 
 COMPACT = 0.9
 """The batch is made smaller when fewer than this part of its rows still run."""
-
-
-class BatchObserver(Protocol):
-    """Sees every attempt of a batch, and the steps of trajectories that left it."""
-
-    def observe_batch(self, ids: np.ndarray, rows: np.ndarray, step: BatchStep, nfe: int) -> None:
-        """Which trajectories the batch holds, and the rows of the attempt that were accepted."""
-
-    def alone(self, index: int) -> Observer:
-        """The observer of one trajectory that goes on alone."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """Where a trajectory left its batch, why, and the step that it would have tried next.
-
-    `warm` is the field's warm start there, `reason` what there is to say of the status.
-    """
-
-    status: Status
-    t: float
-    theta: Tensor
-    dt: float
-    warm: Tensor | None = None
-    reason: str = ""
-
-
-Switch = Callable[[Field, State, int], np.ndarray]
-"""Field, state and attempts so far to a mask (B,) of the rows that another method should take."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a batch is integrated.
-
-    Attributes
-    ----------
-    method : NativeMethod
-    settings : Settings
-        The user's tolerances.
-    lone : callable
-        The field of one trajectory by its index.
-    targets : callable, optional
-        The stopping rules of one trajectory by its index.
-    met : callable, optional
-        ``(indices (B,), t (B,), theta (B, P)) -> (B,) bool``: which trajectories meet a rule there.
-    switch : callable, optional
-        Which rows go on with `other`.
-    other : NativeMethod, optional
-    max_steps : int
-    wall_seconds : float
-    observer : BatchObserver, optional
-    kernel : Kernel, optional
-        The field as compiled C for an explicit pair, where there are no rules.
-    """
-
-    method: NativeMethod
-    settings: Settings
-    lone: Callable[[int], Field]
-    targets: Callable[[int], Sequence[Target]] | None = None
-    met: Callable[[np.ndarray, np.ndarray, Tensor], np.ndarray] | None = None
-    switch: Switch | None = None
-    other: NativeMethod | None = None
-    max_steps: int = 1_000_000
-    wall_seconds: float = math.inf
-    observer: BatchObserver | None = None
-    kernel: Kernel | None = None
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where some trajectories begin a part of their way: indices, times, rows and first steps.
-
-    `size` is the largest |theta| of each where its whole way began, `warm` the field's warm start.
-    """
-
-    ids: np.ndarray
-    t: np.ndarray
-    theta: Tensor
-    size: np.ndarray
-    dt: np.ndarray | None = None
-    warm: Tensor | None = None
 
 
 class Batch:
@@ -247,18 +163,9 @@ class Batch:
         traced = self.plan.observer is not None
         count = bursts.length(before, self.attempts, traced)
         count = min(count, self.plan.max_steps - self.attempts)
-        found = bursts.run(
-            before,
-            self.failures,
-            self.all_failures,
-            self.size,
-            self.ids,
-            self.saves,
-            self.meter,
-            self.attempts,
-            count,
-            traced,
-        )
+        books = Books(self.ids, self.size, self.failures, self.all_failures)
+        made = self.attempts, self.meter
+        found = bursts.run(before, books, self.saves, *made, count, traced)
         for index, table in zip(self.ids.tolist(), found.tables, strict=True):
             if len(table):
                 self.burst_logs.setdefault(index, []).append(table)

@@ -86,6 +86,26 @@ class _Job(ctypes.Structure):
 
 
 @dataclass(frozen=True)
+class Books:
+    """What a batch keeps of its rows beside their state.
+
+    Attributes
+    ----------
+    ids : array of int, shape (B,)
+        Their places in the saves.
+    size : array, shape (B,)
+        The largest |theta| where each row's way began.
+    failures, all_failures : array of int, shape (B,)
+        Trials without a value, in a row and in all.
+    """
+
+    ids: np.ndarray
+    size: np.ndarray
+    failures: np.ndarray
+    all_failures: np.ndarray
+
+
+@dataclass(frozen=True)
 class Burst:
     """What a burst leaves behind.
 
@@ -163,13 +183,10 @@ class Bursts:
     def run(
         self,
         state: State,
-        failures: np.ndarray,
-        all_failures: np.ndarray,
-        size: np.ndarray,
-        ids: np.ndarray,
+        books: Books,
         saves: Saves,
-        meter: Meter,
         attempts: int,
+        meter: Meter,
         count: int,
         traced: bool,
     ) -> Burst:
@@ -178,48 +195,23 @@ class Bursts:
         Parameters
         ----------
         state : State
-        failures, all_failures : array of int, shape (B,)
-        size : array, shape (B,)
-            The largest |theta| where each row's way began.
-        ids : array of int, shape (B,)
-            Their places in the saves.
+        books : Books
         saves : Saves
-        meter : Meter
-            Of what was evaluated before.
         attempts : int
             So far.
+        meter : Meter
+            Of what was evaluated so far.
         count : int
             Of attempts of each.
         traced : bool
             Whether to keep the steps.
         """
-        theta = state.theta.contiguous().numpy().copy()
-        rows, width = theta.shape
-        kept = (rows, count, len(self.pair.tableau.c) + 2, width)
-        # Copies: an interrupt leaves the state as it was.
-        held = {
-            "shared": self.kernel.shared,
-            "own_numbers": self.kernel.own,
-            "grid": saves.grid,
-            "beginning": size,
-            "ids": ids.astype(np.int64),
-            "theta": theta,
-            "value": state.cache["value"].contiguous().numpy().copy(),
-            "t": state.t.copy(),
-            "dt": state.dt.copy(),
-            "ratio": state.ratio.copy(),
-            "saved": saves.theta.numpy(),
-            "log": np.empty((rows, count, len(LOG_COLUMNS) + 1)),
-            "failures": failures.astype(np.int64),
-            "all_failures": all_failures.astype(np.int64),
-            "made": np.zeros(rows, dtype=np.int64),
-            "retrying": state.retrying.copy(),
-            "troubled": np.zeros(rows, dtype=bool),
-        } | ({"trace": np.empty(kept)} if traced else {})
+        held = self._held(state, books, saves, count, traced)
         assert all(array.flags.c_contiguous for array in held.values())
+        rows, size = held["theta"].shape
         job = _Job(
             rows=rows,
-            size=width,
+            size=size,
             own=self.kernel.own.shape[-1],
             saves=len(saves.grid),
             attempts=attempts,
@@ -236,14 +228,41 @@ class Bursts:
             state,
             t=held["t"],
             dt=held["dt"],
-            theta=torch.from_numpy(theta),
+            theta=torch.from_numpy(held["theta"]),
             ratio=held["ratio"],
             retrying=held["retrying"],
             cache={"value": torch.from_numpy(held["value"])},
         )
         names = ("failures", "all_failures", "troubled", "made", "log")
-        left = {name: held[name] for name in names}
-        return Burst(moved, **left, trace=held.get("trace"))
+        return Burst(moved, **{name: held[name] for name in names}, trace=held.get("trace"))
+
+    def _held(
+        self, state: State, books: Books, saves: Saves, count: int, traced: bool
+    ) -> dict[str, np.ndarray]:
+        """The arrays that C reads and writes: copies, so that an interrupt leaves the state."""
+        rows, size = state.theta.shape
+        held = {
+            "shared": self.kernel.shared,
+            "own_numbers": self.kernel.own,
+            "grid": saves.grid,
+            "beginning": books.size,
+            "ids": books.ids.astype(np.int64),
+            "theta": state.theta.contiguous().numpy().copy(),
+            "value": state.cache["value"].contiguous().numpy().copy(),
+            "t": state.t.copy(),
+            "dt": state.dt.copy(),
+            "ratio": state.ratio.copy(),
+            "saved": saves.theta.numpy(),
+            "log": np.empty((rows, count, len(LOG_COLUMNS) + 1)),
+            "failures": books.failures.astype(np.int64),
+            "all_failures": books.all_failures.astype(np.int64),
+            "made": np.zeros(rows, dtype=np.int64),
+            "retrying": state.retrying.copy(),
+            "troubled": np.zeros(rows, dtype=bool),
+        }
+        if traced:
+            held["trace"] = np.empty((rows, count, len(self.pair.tableau.c) + 2, size))
+        return held
 
 
 def _compiled(pair: ExplicitPair, kernel: Kernel) -> ctypes.CDLL:

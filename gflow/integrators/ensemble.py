@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from gflow.integrators.base import Field
-from gflow.integrators.batch import Batch, BatchObserver, Ended, Origin, Plan
+from gflow.integrators.batch import Batch
 from gflow.integrators.driver import verdict
+from gflow.integrators.plan import BatchObserver, Ended, Origin, Plan
 from gflow.integrators.saves import Saves
 from gflow.integrators.trajectory import LOG_COLUMNS, StepLog, Trajectory
 from gflow.status import Status

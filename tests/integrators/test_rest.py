@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from gflow.integrators.base import Field, Settings
-from gflow.integrators.batch import Plan
 from gflow.integrators.driver import integrate_field
 from gflow.integrators.ensemble import integrate_ensemble
+from gflow.integrators.plan import Plan
 from gflow.integrators.registry import METHODS
 from gflow.integrators.rest import GROWTH, LOOKS, Rest
 from gflow.status import Status

@@ -13,9 +13,9 @@ from gflow import LinearDEQ, Problem, SingleIndexDEQ
 from gflow.flows import gradient_flow
 from gflow.integrators import rounding
 from gflow.integrators.base import Field, Settings
-from gflow.integrators.batch import Plan
 from gflow.integrators.driver import integrate_field
 from gflow.integrators.ensemble import integrate_ensemble
+from gflow.integrators.plan import Plan
 from gflow.integrators.registry import METHODS
 from gflow.integrators.stiffness import StiffnessWatch, Switching
 from gflow.paper import linear_problem, small_start, weak_problem
