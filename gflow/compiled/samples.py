@@ -17,8 +17,8 @@ FEWEST = 2**14
 """Numbers from which passes over memory take most of the time."""
 BLOCK = 4096
 """Samples of a row that go to one thread."""
-SHARE = 2
-"""Blocks from which a further thread is worth while."""
+SHARE = 128
+"""Blocks, some milliseconds, that are worth a thread."""
 
 
 class _Job(ctypes.Structure):

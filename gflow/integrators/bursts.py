@@ -35,8 +35,8 @@ LONGEST = 2**27
 """Attempts times P (P + 10) of all rows in a burst: a tenth of a second, deaf to interrupts."""
 TRACED = 2**22
 """Numbers that the steps kept for observers may fill."""
-SHARE = 64
-"""Rows from which a further thread is worth while."""
+SHARE = 2**23
+"""Likewise, some milliseconds that are worth a thread."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,8 @@ class Bursts:
             hessians=meter.hessians,
             **{name: array.ctypes.data for name, array in held.items()},
         )
-        divided(self._advance, job, held, rows, SHARE)
+        share = max(1, SHARE // (count * size * (size + 10)))
+        divided(self._advance, job, held, rows, share)
         moved = replace(
             state,
             t=held["t"],

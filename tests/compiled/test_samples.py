@@ -162,6 +162,7 @@ def test_threads_change_nothing(monkeypatch):
     stack, theta = _stack("tanh", 9000)
     monkeypatch.setattr(samples, "FEWEST", 1)
     alone = _evaluated(stack, theta, None)
+    monkeypatch.setattr(samples, "SHARE", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     for one, other in zip(alone[1:], _evaluated(stack, theta, None)[1:], strict=True):
         assert torch.equal(one, other)
