@@ -10,8 +10,6 @@
 #define MIXED own
 #endif
 
-enum { TOGETHER = 4 };
-
 static inline void field(int64_t size, const double *shared, const lanes *own, const lanes *theta,
                          lanes *out) {
     const int64_t d = size - 1;
@@ -19,22 +17,12 @@ static inline void field(int64_t size, const double *shared, const lanes *own, c
     lanes phi[d + 1], last = {0};
     const lanes inverse = 1 / (1 - theta[d]);
     for (int64_t i = 0; i < d; i++) phi[i] = theta[i] * inverse;
-    for (int64_t i = 0; i < d; i += TOGETHER) {
-        const int64_t rows = d - i < TOGETHER ? d - i : TOGETHER;
-        lanes pulled[TOGETHER];
-        for (int q = 0; q < TOGETHER; q++) pulled[q] = MIXED[i + (q < rows ? q : 0)];
-        if (rows == TOGETHER) {
-            for (int64_t j = 0; j < d; j++)
-                for (int q = 0; q < TOGETHER; q++) pulled[q] -= SQUARE(i + q, j) * phi[j];
-        } else {
-            for (int64_t j = 0; j < d; j++)
-                for (int q = 0; q < rows; q++) pulled[q] -= SQUARE(i + q, j) * phi[j];
-        }
-        for (int q = 0; q < rows; q++) {
-            pulled[q] *= inverse;
-            last += pulled[q] * phi[i + q];
-            out[i + q] = pulled[q] - decay * theta[i + q];
-        }
+    for (int64_t i = 0; i < d; i++) {
+        lanes pulled = MIXED[i];
+        for (int64_t j = 0; j < d; j++) pulled -= SQUARE(i, j) * phi[j];
+        pulled *= inverse;
+        last += pulled * phi[i];
+        out[i] = pulled - decay * theta[i];
     }
     out[d] = last - decay * theta[d];
 }

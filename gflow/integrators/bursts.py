@@ -36,7 +36,7 @@ LONGEST = 2**27
 TRACED = 2**22
 """Numbers that the steps kept for observers may fill."""
 SHARE = 2**23
-"""Likewise, some milliseconds that are worth a thread."""
+"""Attempts times P (P + 10), some milliseconds, that are worth a thread."""
 
 
 @dataclass(frozen=True)
