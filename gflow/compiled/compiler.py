@@ -39,7 +39,7 @@ def library(source: str) -> ctypes.CDLL:
     CannotCompileError
         If they are switched off, there is no compiler, or it fails.
     """
-    if os.environ.get(SWITCH, "") == "0":
+    if switched_off():
         raise CannotCompileError(f"compiled code is switched off by {SWITCH}=0")
     found = list(filter(None, map(shutil.which, COMPILERS)))
     reason = f"no C compiler named {', '.join(COMPILERS)} was found"
@@ -49,6 +49,11 @@ def library(source: str) -> ctypes.CDLL:
             return made
         reason = made
     raise CannotCompileError(reason)
+
+
+def switched_off() -> bool:
+    """Whether everything is to be left to PyTorch."""
+    return os.environ.get(SWITCH, "") == "0"
 
 
 @lru_cache(maxsize=32)

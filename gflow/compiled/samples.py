@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gflow.compiled.compiler import CannotCompileError, library, source_of
+from gflow.compiled.compiler import CannotCompileError, library, source_of, switched_off
 from gflow.compiled.threads import divided
 
 FEWEST = 2**14
@@ -47,7 +47,11 @@ def _library(near: float) -> ctypes.CDLL | None:
 
 
 def in_c(
-    theta: Tensor, x: Tensor, sigma: tuple[float, float | Tensor] | None, near: float
+    theta: Tensor,
+    x: Tensor,
+    sigma: tuple[float, float | Tensor] | None,
+    near: float,
+    *others: Tensor,
 ) -> Samples | None:
     """What C does for rows theta (B, d + 1) with inputs (n, d) or (B, n, d); None if it does not.
 
@@ -58,17 +62,24 @@ def in_c(
         a and e, a number or (B, 1), where the activation is a s + e tanh(s).
     near : float
         The longest last step of Newton's iteration.
+    others : Tensor
+        What else it is to be asked with: like theta, all must be plain numbers on the host.
     """
-    if sigma is None or theta.ndim != 2 or theta.dtype != torch.float64 or x.shape[-1] == 0:
+    if sigma is None or theta.ndim != 2 or x.ndim not in (2, 3) or switched_off():
         return None
-    if theta.requires_grad or x.requires_grad:
-        return None
-    numbers = len(theta) * x.shape[-2]
+    numbers, d = len(theta) * x.shape[-2], x.shape[-1]
+    fits = 0 < d == theta.shape[-1] - 1 and (x.ndim == 2 or len(x) == len(theta))
     laid = x.mT.is_contiguous() or (x.ndim == 2 and x.numel() <= numbers)
-    if theta.device.type != "cpu" or numbers < FEWEST or not laid:
+    if numbers < FEWEST or not (fits and laid and all(map(_is_plain, (theta, x, *others)))):
         return None
     functions = _library(near)
     return None if functions is None else Samples(functions, theta, x, sigma)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it holds doubles on the host, of which no derivative is wanted."""
+    plain = tensor.dtype == torch.float64 and tensor.device.type == "cpu"
+    return plain and not tensor.requires_grad
 
 
 @dataclass(frozen=True)

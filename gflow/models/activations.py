@@ -19,6 +19,19 @@ from gflow.errors import ProblemError
 Jet = tuple[Tensor, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Hyperbolic:
+    """The jet of a s + e tanh(s), which is C where samples are many."""
+
+    upright: float
+    steep: float | Tensor
+    formula: Callable[[Tensor, int], Jet]
+
+    def __call__(self, s: Tensor, order: int) -> Jet:
+        """As PyTorch has it."""
+        return self.formula(s, order)
+
+
 @dataclass(frozen=True)
 class Activation:
     """A scalar function with two derivatives and the range of its slope.
@@ -37,8 +50,6 @@ class Activation:
         Supremum of |curvature|; infinite where there are kinks.
     epsilon : float or Tensor, shape (B, 1), optional
         The parameter of ``weak-tanh``; a tensor has one for each row of a batch.
-    upright : float, optional
-        a, where the function is a s + e tanh(s), with e = epsilon or 1.
     """
 
     name: str
@@ -48,7 +59,6 @@ class Activation:
     kinks: tuple[float, ...] = ()
     curvature_max: float = math.inf
     epsilon: float | Tensor | None = None
-    upright: float | None = None
 
     def __call__(self, s: Tensor) -> Tensor:
         """The value at `s`."""
@@ -62,10 +72,9 @@ class Activation:
 
     @property
     def hyperbolic(self) -> tuple[float, float | Tensor] | None:
-        """a and e where the function is a s + e tanh(s)."""
-        if self.upright is None:
-            return None
-        return self.upright, 1.0 if self.epsilon is None else self.epsilon
+        """a and e where the function is known as a s + e tanh(s)."""
+        jet = self.jet
+        return (jet.upright, jet.steep) if isinstance(jet, Hyperbolic) else None
 
     @property
     def family(self) -> str:
@@ -141,9 +150,8 @@ def _weak(name: str, epsilon: float | Tensor) -> Activation:
 
     largest = float(epsilon.max()) if isinstance(epsilon, Tensor) else epsilon
     bend = largest * _TANH_CURVATURE
-    return Activation(
-        name, jet, 1.0, 1.0 + epsilon, curvature_max=bend, epsilon=epsilon, upright=1.0
-    )
+    known = Hyperbolic(1.0, epsilon, jet)
+    return Activation(name, known, 1.0, 1.0 + epsilon, curvature_max=bend, epsilon=epsilon)
 
 
 _TANH_CURVATURE = 4 / (3 * math.sqrt(3))
@@ -155,7 +163,7 @@ ACTIVATIONS: dict[str, Activation] = {
     a.name: a
     for a in (
         Activation("identity", _identity, 1.0, 1.0, curvature_max=0.0),
-        Activation("tanh", _tanh, 0.0, 1.0, curvature_max=_TANH_CURVATURE, upright=0.0),
+        Activation("tanh", Hyperbolic(0.0, 1.0, _tanh), 0.0, 1.0, curvature_max=_TANH_CURVATURE),
         Activation("sigmoid", _sigmoid, 0.0, 0.25, curvature_max=_TANH_CURVATURE / 8),
         Activation("relu", _leaky(0.0), 0.0, 1.0, kinks=(0.0,)),
         Activation("leaky-relu", _leaky(0.01), 0.01, 1.0, kinks=(0.0,)),

@@ -126,7 +126,8 @@ class SingleIndexDEQ(Model):
         theta2, known = safe[..., -1:], None
         if isinstance(warm, Equilibrium):
             known, warm = (warm.output, warm.slope), warm.preactivation
-        compiled = self._compiled(safe, x)
+        beside = (*(known or ()), *(() if warm is None else (warm,)))
+        compiled = self._compiled(safe, x, *beside)
         if compiled is not None:
             found = compiled.track(warm, known, *self._bounds(theta2))
             if found is not None:
@@ -171,8 +172,12 @@ class SingleIndexDEQ(Model):
         steepest = 1 + largest * activation.steepest
         return 0.5 * largest * activation.curvature_max, rounding / steepest
 
-    def _compiled(self, theta: Tensor, x: Tensor) -> Samples | None:
-        return in_c(theta, x, self.activation.hyperbolic, NEAR)
+    def _compiled(self, theta: Tensor, x: Tensor, *others: Tensor) -> Samples | None:
+        return in_c(theta, x, self.activation.hyperbolic, NEAR, *others)
+
+    def _at(self, solved: Equilibrium, x: Tensor, *others: Tensor) -> Samples | None:
+        beside = solved.output, solved.slope, solved.preactivation
+        return self._compiled(solved.theta, x, *beside, *others)
 
     def _search(self, linear: Tensor, theta2: Tensor, start: Tensor) -> tuple[Root, Tensor | None]:
         """The root from anywhere, and which rows reached it (None: all did)."""
@@ -213,7 +218,7 @@ class SingleIndexDEQ(Model):
         self, equilibrium: Equilibrium, x: Tensor, cotangent: Tensor, backward: Backward
     ) -> Tensor:
         """Sum_i c_i sigma'_i B(J_i) (x_i, y_i)."""
-        compiled = self._compiled(equilibrium.theta, x) if backward.exact else None
+        compiled = self._at(equilibrium, x, cotangent) if backward.exact else None
         if compiled is not None:
             return compiled.pull(equilibrium.output, cotangent, equilibrium.slope)
         jacobian = equilibrium.theta[..., -1:] * equilibrium.slope
@@ -227,7 +232,7 @@ class SingleIndexDEQ(Model):
         """Sum_i alpha W W^T + beta W e_P^T + gamma e_P W^T, shape (..., P, P)."""
         diagonal = second(torch.ones_like(first))
         output, d = equilibrium.output, self.dim
-        compiled = self._compiled(equilibrium.theta, x) if backward.exact else None
+        compiled = self._at(equilibrium, x, first, diagonal) if backward.exact else None
         if compiled is not None:
             point, slope = equilibrium.preactivation, equilibrium.slope
             return compiled.bend(point, output, first, diagonal, slope)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -176,8 +177,20 @@ def test_threads_change_nothing(monkeypatch):
         {"sigma": parse_activation("sigmoid").hyperbolic},
         {"x": torch.zeros(5, 30, 3, dtype=torch.float64).mT.contiguous().mT},
         {"x": torch.zeros(5, 5000, 3, dtype=torch.float64)},
+        {"x": torch.zeros(5, 3, 5000).mT},
+        {"x": torch.zeros(5, 2, 5000, dtype=torch.float64).mT},
+        {"x": torch.zeros(2, 3, 25000, dtype=torch.float64).mT},
     ],
-    ids=["one theta", "single precision", "sigmoid", "few samples", "inputs row by row"],
+    ids=[
+        "one theta",
+        "single precision",
+        "sigmoid",
+        "few samples",
+        "inputs row by row",
+        "inputs in single precision",
+        "other inputs",
+        "inputs of fewer rows",
+    ],
 )
 def test_where_it_does_not_serve(change):
     theta = torch.zeros(5, 4, dtype=torch.float64)
@@ -203,10 +216,8 @@ def test_flows_are_those_of_pytorch(monkeypatch):
     both = []
     for switch in ("1", "0"):
         monkeypatch.setenv("GFLOW_COMPILED", switch)
-        samples._library.cache_clear()
         tree = gflow.integrate(problems, start, t_end=5.0, method="exprb43", rtol=1e-6)
         both.append(tree["flow"])
-    samples._library.cache_clear()
     ours, theirs = both
     assert (ours.nfe == theirs.nfe).all()
     for name in ("theta", "loss", "gradient_norm", "sharpness"):
@@ -220,3 +231,33 @@ def test_gradients_through_it_are_pytorchs(monkeypatch):
     theta.requires_grad_()
     stack.model.equilibrium(theta, stack.x).output.sum().backward()
     assert theta.grad is not None
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
+def test_what_is_asked_with_it_must_be_plain_too(monkeypatch):
+    monkeypatch.setattr(samples, "FEWEST", 1)
+    stack, theta = _stack("tanh", 40)
+    found = stack.model.equilibrium(theta, stack.x)
+    cotangent = torch.randn(5, 40, dtype=torch.float64)
+    exact = stack.model.pullback(found, stack.x, cotangent, stack.backward)
+    single = stack.model.pullback(found, stack.x, cotangent.float(), stack.backward)
+    torch.testing.assert_close(single, exact, rtol=1e-5, atol=1e-5)
+    cotangent.requires_grad_()
+    assert stack.model.pullback(found, stack.x, cotangent, stack.backward).requires_grad
+    warm = found.preactivation.float()
+    assert torch.allclose(stack.model.equilibrium(theta, stack.x, warm).output, found.output)
+
+
+def test_an_activation_of_ones_own_is_not_taken_for_tanh():
+    tanh = parse_activation("tanh")
+    mine = replace(tanh, name="mine", jet=lambda s, order: (s.sin() / 2, s.cos() / 2))
+    assert tanh.hyperbolic is not None
+    assert mine.hyperbolic is None
+
+
+def test_the_switch_is_obeyed_at_once(monkeypatch):
+    monkeypatch.setattr(samples, "FEWEST", 1)
+    stack, theta = _stack("tanh", 40)
+    assert stack.model._compiled(theta, stack.x) is not None
+    monkeypatch.setenv("GFLOW_COMPILED", "0")
+    assert stack.model._compiled(theta, stack.x) is None
