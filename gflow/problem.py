@@ -245,6 +245,13 @@ class Problem:
         """Share (...) of the samples that are classified rightly, where the loss classifies."""
         return self.loss_function.accuracy(equilibrium.output, self.y)
 
+    def fit(
+        self, theta: Tensor, warm: Tensor | Equilibrium | None = None
+    ) -> tuple[Equilibrium, Tensor] | None:
+        """Equilibrium and gradient at rows, where the model has both in one pass over the data."""
+        known = self.backward.exact and self.loss_function.quadratic
+        return self.model.fit(theta, self.x, self.y, warm) if known else None
+
     def moments(self) -> Moments | None:
         """What the exact gradient needs to know of the data, where that is less than all of it."""
         known = self.backward.exact and self.loss_function.quadratic

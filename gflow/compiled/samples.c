@@ -1,14 +1,16 @@
 /* Sums and roots over the samples of single-index DEQs, a block of samples of one row at a time. */
 
-enum { PIECE = 256, SIDE = 4 };
+enum { PIECE = 256, MANY = PIECE / LANES };
 
 #define SHORT 0.1
+#define ROUNDING 0x1p-49
+#define CURVED 0.7698003589195010 /* the largest second derivative of tanh, 4 / sqrt(27) */
 
 typedef struct {
-    int64_t samples, block, inputs, rows_of_x;
-    double bend, tolerance;
-    const double *x, *theta, *upright, *steep, *start, *known_value, *known_slope;
-    const double *output, *first, *second;
+    int64_t samples, block, inputs, rows_of_x, rows_of_steep, rows_of_target;
+    double upright, weight;
+    const double *x, *theta, *steep, *start, *known, *target;
+    const double *output, *derivative, *first, *second;
     double *point, *value, *slope, *sums;
     unsigned char *lost;
 } Job;
@@ -24,7 +26,10 @@ static inline lanes load(const double *from, int64_t count) {
 }
 
 static inline void keep(double *to, lanes x, int64_t count) {
-    memcpy(to, &x, (count < LANES ? count : LANES) * sizeof(double));
+    if (count >= LANES)
+        memcpy(to, &x, sizeof x);
+    else
+        memcpy(to, &x, count * sizeof(double));
 }
 
 static inline double largest(lanes x) {
@@ -72,87 +77,89 @@ static inline lanes moved(lanes t, lanes move) {
     return (t - own) / (1 - t * own);
 }
 
-/* Newton for s - linear - theta2 sigma(s) with sigma(s) = upright s + steep tanh(s), as
-   gflow.equilibrium.solvers.tracking_newton, for SIDE vectors of samples side by side: one alone
-   would wait for its own divisions. The last value is a function of the point alone, so that a
-   flow that is gone on with has the same. */
-static inline int tracked(const Job *job, int64_t row, int64_t at, int64_t count,
-                          const double *given) {
-    const double theta2 = job->theta[(row + 1) * (job->inputs + 1) - 1], upright = job->upright[row], steep = job->steep[row];
-    lanes linear[SIDE], s[SIDE], value[SIDE], slope[SIDE];
-    int64_t place[SIDE], width[SIDE];
-    for (int q = 0; q < SIDE; q++) {
-        const int64_t ahead = q * LANES < count ? q * LANES : 0;
-        place[q] = at + ahead, width[q] = count - ahead;
-        linear[q] = load(given + ahead, width[q]);
-        s[q] = job->start ? load(job->start + place[q], width[q]) : linear[q];
-    }
-    for (int q = 0; q < SIDE; q++) {
-        if (job->known_value) {
-            value[q] = load(job->known_value + place[q], width[q]);
-            slope[q] = load(job->known_slope + place[q], width[q]);
-        } else {
-            const lanes t = hyperbolic(s[q]);
-            value[q] = upright * s[q] + steep * t, slope[q] = upright + steep * (1 - t * t);
-        }
+typedef struct {
+    int64_t row, from, end;
+    const double *x, *target;
+    double theta2, steep;
+} Block;
+
+static inline Block block_of(const Job *job, int64_t number) {
+    const int64_t n = job->samples, blocks = (n + job->block - 1) / job->block;
+    const int64_t row = number / blocks, from = number % blocks * job->block;
+    return (Block){
+        .row = row,
+        .from = from,
+        .end = from + job->block < n ? from + job->block : n,
+        .x = job->x + (job->rows_of_x == 1 ? 0 : row * job->inputs * n),
+        .target = job->target ? job->target + (job->rows_of_target == 1 ? 0 : row * n) : 0,
+        .theta2 = job->theta[row * (job->inputs + 1) + job->inputs],
+        .steep = job->steep[job->rows_of_steep == 1 ? 0 : row],
+    };
+}
+
+/* sigma(s) from t = tanh(s); `mask` has all bits where `upright` is 1. With a multiplication for it
+   the compiler could join one or the other with the sum, and the last digit would depend on where
+   this is asked for. */
+static inline lanes activation(bits mask, double steep, lanes s, lanes t) {
+    return (lanes)((bits)s & mask) + steep * t;
+}
+
+/* Newton for s - linear - theta2 sigma(s) with sigma(s) = upright s + steep tanh(s) at a piece of
+   samples, as gflow.equilibrium.solvers.tracking_newton. The last value is a function of the point
+   alone, so that a flow that is gone on with has the same. */
+static inline int tracked(const Job *job, const Block *of, int64_t at, int64_t count,
+                          const lanes *linear) {
+    const double theta2 = of->theta2, steep = of->steep, upright = job->upright, flat = 1 / steep;
+    const bits mask = (bits){0} - (upright != 0);
+    const double bend = fabs(theta2) * steep * CURVED / 2;
+    const double tolerance = ROUNDING / (1 + fabs(theta2) * (upright + steep));
+    const int64_t place = of->row * job->samples + at;
+    const int many = (count + LANES - 1) / LANES;
+    lanes s[MANY], t[MANY], step[MANY];
+    for (int v = 0; v < many; v++) {
+        const int64_t here = place + v * LANES, width = count - v * LANES;
+        s[v] = job->start ? load(job->start + here, width) : linear[v];
+        const lanes value = job->known ? load(job->known + here, width)
+                                       : activation(mask, steep, s[v], hyperbolic(s[v]));
+        t[v] = (value - (lanes)((bits)s[v] & mask)) * flat;
     }
     for (int i = 0; i < 7; i++) {
-        lanes step[SIDE], sizes = {0}, all = {0};
-        for (int q = 0; q < SIDE; q++) {
-            step[q] = (s[q] - linear[q] - theta2 * value[q]) / (1 - theta2 * slope[q]);
-            sizes = larger(size_of(step[q]), sizes), all += size_of(step[q]);
+        lanes sizes = {0}, all = {0};
+        for (int v = 0; v < many; v++) {
+            const lanes slope = upright + steep * (1 - t[v] * t[v]);
+            const lanes gap = s[v] - linear[v] - theta2 * activation(mask, steep, s[v], t[v]);
+            step[v] = gap / (1 - theta2 * slope);
+            sizes = larger(size_of(step[v]), sizes), all += size_of(step[v]);
         }
         const double size = largest(sizes);
         if (!isfinite(total(all))) return 0;
-        const int here = size <= job->tolerance;
-        const int last = here || (size <= NEAR && job->bend * size * size <= job->tolerance);
-        for (int q = 0; q < SIDE; q++) {
-            const lanes move = here ? (lanes){0} : step[q];
-            const lanes before = (value[q] - upright * s[q]) / steep;
-            s[q] -= move;
-            const lanes t = last || size > SHORT ? hyperbolic(s[q]) : moved(before, move);
-            value[q] = upright * s[q] + steep * t, slope[q] = upright + steep * (1 - t * t);
-        }
+        const int here = size <= tolerance;
+        const int last = here || (size <= NEAR && bend * size * size <= tolerance);
+        if (!last && size <= SHORT)
+            for (int v = 0; v < many; v++) s[v] -= step[v], t[v] = moved(t[v], step[v]);
+        else
+            for (int v = 0; v < many; v++) {
+                s[v] -= here ? (lanes){0} : step[v];
+                t[v] = hyperbolic(s[v]);
+            }
         if (!last) continue;
-        for (int q = 0; q < SIDE; q++) {
-            keep(job->point + place[q], s[q], width[q]);
-            keep(job->value + place[q], value[q], width[q]);
-            keep(job->slope + place[q], slope[q], width[q]);
+        for (int v = 0; v < many; v++) {
+            const int64_t here = place + v * LANES, width = count - v * LANES;
+            keep(job->point + here, s[v], width);
+            keep(job->value + here, activation(mask, steep, s[v], t[v]), width);
+            keep(job->slope + here, upright + steep * (1 - t[v] * t[v]), width);
         }
         return 1;
     }
     return 0;
 }
 
-typedef struct {
-    int64_t row, from, end;
-    const double *x;
-} Block;
-
-static inline Block block_of(const Job *job, int64_t number) {
-    const int64_t blocks = (job->samples + job->block - 1) / job->block, row = number / blocks;
-    const int64_t from = number % blocks * job->block, end = from + job->block;
-    const double *x = job->x + (job->rows_of_x == 1 ? 0 : row * job->inputs * job->samples);
-    return (Block){row, from, end < job->samples ? end : job->samples, x};
-}
-
-void track(const Job *job, int64_t next, int64_t last) {
-    const int64_t d = job->inputs, n = job->samples;
-    double linear[PIECE];
-    for (; next < last; next++) {
-        const Block of = block_of(job, next);
-        const double *theta = job->theta + of.row * (d + 1);
-        int found = 1;
-        for (int64_t at = of.from; found && at < of.end; at += PIECE) {
-            const int64_t count = of.end - at < PIECE ? of.end - at : PIECE;
-            memset(linear, 0, sizeof linear);
-            for (int64_t j = 0; j < d; j++)
-                for (int64_t k = 0; k < count; k++) linear[k] += theta[j] * of.x[j * n + at + k];
-            for (int64_t k = 0; found && k < count; k += SIDE * LANES)
-                found = tracked(job, of.row, of.row * n + at + k, count - k, linear + k);
-        }
-        job->lost[next] = !found;
-    }
+/* Component j of w_i = (x_i, output_i) from sample `at` on; inputs lie one component after the
+   other. */
+static inline const double *component(const Job *job, const Block *of, const double *output,
+                                      int64_t j, int64_t at) {
+    const int64_t n = job->samples;
+    return j < job->inputs ? of->x + j * n + at : output + of->row * n + at;
 }
 
 static inline double inner(const double *a, const double *b, int64_t count) {
@@ -167,30 +174,68 @@ static inline double inner(const double *a, const double *b, int64_t count) {
     return total(sum) + rest;
 }
 
-/* Component j of w_i = (x_i, output_i) from sample `at` on; inputs lie one component after the
-   other. */
-static inline const double *component(const Job *job, const Block *of, int64_t j, int64_t at) {
-    const int64_t n = job->samples;
-    return j < job->inputs ? of->x + j * n + at : job->output + of->row * n + at;
+/* Add sum_i first_i slope_i r_i w_i with r = 1 / (1 - theta2 slope); `first` is overwritten. */
+static inline void add_pulled(const Job *job, const Block *of, const double *output, int64_t at,
+                              int64_t count, double *first, const double *slope, double *sums) {
+    for (int64_t k = 0; k < count; k++) first[k] *= slope[k] / (1 - of->theta2 * slope[k]);
+    for (int64_t j = 0; j <= job->inputs; j++)
+        sums[j] += inner(first, component(job, of, output, j, at), count);
 }
 
-/* sum_i first_i slope_i r_i w_i with w_i = (x_i, output_i), r = 1 / (1 - theta2 slope), of each block of a row. */
-void pull(const Job *job, int64_t next, int64_t last) {
-    const int64_t size = job->inputs + 1;
-    double weights[PIECE];
+/* theta1 . x of a piece of samples. */
+static inline void project(const double *x, int64_t n, int64_t d, const double *theta,
+                           int64_t count, lanes *linear) {
+    int64_t k = 0;
+    for (; k + LANES <= count; k += LANES) {
+        lanes sum = {0};
+        for (int64_t j = 0; j < d; j++) sum += theta[j] * load(x + j * n + k, LANES);
+        linear[k / LANES] = sum;
+    }
+    if (k == count) return;
+    lanes sum = {0};
+    for (int64_t j = 0; j < d; j++) sum += theta[j] * load(x + j * n + k, count - k);
+    linear[k / LANES] = sum;
+}
+
+/* The roots; with targets the gradient of the mean squared error too, whose slope is weight
+   (output - target). */
+void track(const Job *job, int64_t next, int64_t last) {
+    const int64_t d = job->inputs, n = job->samples;
+    double piece[PIECE];
+    lanes linear[MANY];
     for (; next < last; next++) {
         const Block of = block_of(job, next);
-        const double theta2 = job->theta[(of.row + 1) * size - 1];
+        const double *theta = job->theta + of.row * (d + 1), *slope = job->slope + of.row * n;
+        double *sums = job->sums + next * (d + 1);
+        int found = 1;
+        if (of.target) memset(sums, 0, (d + 1) * sizeof(double));
+        for (int64_t at = of.from; found && at < of.end; at += PIECE) {
+            const int64_t count = of.end - at < PIECE ? of.end - at : PIECE;
+            project(of.x + at, n, d, theta, count, linear);
+            found = tracked(job, &of, at, count, linear);
+            if (!found || !of.target) continue;
+            const double *value = job->value + of.row * n + at;
+            for (int64_t k = 0; k < count; k++)
+                piece[k] = job->weight * (value[k] - of.target[at + k]);
+            add_pulled(job, &of, job->value, at, count, piece, slope + at, sums);
+        }
+        job->lost[next] = !found;
+    }
+}
+
+/* The gradient of a loss with slopes `first`. */
+void pull(const Job *job, int64_t next, int64_t last) {
+    const int64_t size = job->inputs + 1;
+    double first[PIECE];
+    for (; next < last; next++) {
+        const Block of = block_of(job, next);
         double *sums = job->sums + next * size;
         memset(sums, 0, size * sizeof(double));
         for (int64_t at = of.from; at < of.end; at += PIECE) {
             const int64_t count = of.end - at < PIECE ? of.end - at : PIECE;
             const int64_t place = of.row * job->samples + at;
-            const double *first = job->first + place, *slope = job->known_slope + place;
-            for (int64_t k = 0; k < count; k++)
-                weights[k] = first[k] * slope[k] / (1 - theta2 * slope[k]);
-            for (int64_t j = 0; j < size; j++)
-                sums[j] += inner(weights, component(job, &of, j, at), count);
+            memcpy(first, job->first + place, count * sizeof(double));
+            add_pulled(job, &of, job->output, at, count, first, job->derivative + place, sums);
         }
     }
 }
@@ -202,28 +247,29 @@ void bend(const Job *job, int64_t next, int64_t last) {
     double alpha[PIECE], beta[PIECE], weighted[PIECE];
     for (; next < last; next++) {
         const Block of = block_of(job, next);
-        const double theta2 = job->theta[(of.row + 1) * size - 1];
         double *matrix = job->sums + next * size * size;
         memset(matrix, 0, size * size * sizeof(double));
         for (int64_t at = of.from; at < of.end; at += PIECE) {
             const int64_t count = of.end - at < PIECE ? of.end - at : PIECE;
             const int64_t place = of.row * job->samples + at;
-            const double *first = job->first + place, *second = job->second + place;
-            const double *slope = job->known_slope + place, *s = job->start + place;
+            const double *slope = job->derivative + place, *s = job->start + place;
             const double *value = job->output + place;
-            const double upright = job->upright[of.row], steep = job->steep[of.row];
+            const double *first = job->first + place, *second = job->second + place;
+            const double upright = job->upright, flat = 1 / of.steep;
             for (int64_t k = 0; k < count; k++) {
-                const double r = 1 / (1 - theta2 * slope[k]), p = slope[k] * r;
-                const double t = (value[k] - upright * s[k]) / steep;
+                const double r = 1 / (1 - of.theta2 * slope[k]), p = slope[k] * r;
+                const double t = (value[k] - upright * s[k]) * flat;
                 const double curvature = -2 * t * (slope[k] - upright);
-                beta[k] = first[k] * p * p;
                 alpha[k] = second[k] * p * p + first[k] * curvature * r * r * r;
+                beta[k] = first[k] * p * p;
             }
             for (int64_t i = 0; i < size; i++) {
-                const double *one = component(job, &of, i, at);
+                const double *one = component(job, &of, job->output, i, at);
                 for (int64_t k = 0; k < count; k++) weighted[k] = alpha[k] * one[k];
-                for (int64_t j = 0; j <= i; j++)
-                    matrix[i * size + j] += inner(weighted, component(job, &of, j, at), count);
+                for (int64_t j = 0; j <= i; j++) {
+                    const double *other = component(job, &of, job->output, j, at);
+                    matrix[i * size + j] += inner(weighted, other, count);
+                }
                 const double side = inner(beta, one, count);
                 matrix[d * size + i] += i < d ? side : 2 * side;
             }

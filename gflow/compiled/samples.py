@@ -26,11 +26,12 @@ class _Job(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("samples", "block", "inputs", "rows_of_x")),
-        *((name, ctypes.c_double) for name in ("bend", "tolerance")),
-        *((name, ctypes.c_void_p) for name in ("x", "theta", "upright", "steep", "start")),
-        *((name, ctypes.c_void_p) for name in ("known_value", "known_slope", "output")),
-        *((name, ctypes.c_void_p) for name in ("first", "second", "point", "value", "slope")),
-        *((name, ctypes.c_void_p) for name in ("sums", "lost")),
+        *((name, ctypes.c_int64) for name in ("rows_of_steep", "rows_of_target")),
+        *((name, ctypes.c_double) for name in ("upright", "weight")),
+        *((name, ctypes.c_void_p) for name in ("x", "theta", "steep", "start", "known")),
+        *((name, ctypes.c_void_p) for name in ("target", "output", "derivative", "first")),
+        *((name, ctypes.c_void_p) for name in ("second", "point", "value", "slope", "sums")),
+        ("lost", ctypes.c_void_p),
     )
 
 
@@ -49,7 +50,7 @@ def _library(near: float) -> ctypes.CDLL | None:
 def in_c(
     theta: Tensor,
     x: Tensor,
-    sigma: tuple[float, float | Tensor] | None,
+    sigma: tuple[float, Tensor] | None,
     near: float,
     *others: Tensor,
 ) -> Samples | None:
@@ -59,16 +60,16 @@ def in_c(
     ----------
     theta, x : Tensor
     sigma : pair, optional
-        a and e, a number or (B, 1), where the activation is a s + e tanh(s).
+        a, which is 0 or 1, and e (1,) or (B,), where the activation is a s + e tanh(s).
     near : float
-        The longest last step of Newton's iteration.
+        The longest last step of the iteration.
     others : Tensor
         What else it is to be asked with: like theta, all must be plain numbers on the host.
     """
     if sigma is None or theta.ndim != 2 or x.ndim not in (2, 3) or switched_off():
         return None
-    numbers, d = len(theta) * x.shape[-2], x.shape[-1]
-    fits = 0 < d == theta.shape[-1] - 1 and (x.ndim == 2 or len(x) == len(theta))
+    (rows, size), (n, d) = theta.shape, x.shape[-2:]
+    numbers, fits = rows * n, 0 < d == size - 1 and (x.ndim == 2 or x.shape[0] == rows)
     laid = x.mT.is_contiguous() or (x.ndim == 2 and x.numel() <= numbers)
     if numbers < FEWEST or not (fits and laid and all(map(_is_plain, (theta, x, *others)))):
         return None
@@ -92,34 +93,51 @@ class Samples:
     functions: ctypes.CDLL
     theta: Tensor
     x: Tensor
-    sigma: tuple[float, float | Tensor]
+    sigma: tuple[float, Tensor]
 
     def track(
         self,
         start: Tensor | None,
-        known: tuple[Tensor, Tensor] | None,
-        bend: float,
-        tolerance: float,
-    ) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Roots s (B, n) of s - theta1 . x - theta2 sigma(s) near a start, sigma and sigma' there.
+        known: Tensor | None,
+        target: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor] | None:
+        """Roots of s - theta1 . x - theta2 sigma(s) near a start, and the gradient there.
 
-        As :func:`gflow.equilibrium.solvers.tracking_newton`, each few samples by themselves; None
-        if one was not reached. A start of None is theta1 . x; `known` has sigma and sigma' there.
+        As :func:`gflow.equilibrium.solvers.tracking_newton`, each few samples by themselves.
+
+        Parameters
+        ----------
+        start : Tensor, shape (B, n), optional
+            By default theta1 . x.
+        known : Tensor, shape (B, n), optional
+            sigma at the start.
+        target : Tensor, shape (n,) or (B, n), optional
+
+        Returns
+        -------
+        roots : Tensor, shape (3, B, n)
+            s, sigma(s) and sigma'(s).
+        gradient : Tensor, shape (B, d + 1)
+            Of the mean squared error to the targets; arbitrary if there are none.
+
+        None where a root was not reached.
         """
-        shape = len(self.theta), self.x.shape[-2]
-        names = ("point", "value", "slope")
-        held = {name: torch.empty(shape, dtype=self.theta.dtype) for name in names}
+        found = tuple(torch.empty(self._shape, dtype=torch.float64) for _ in range(3))
+        held = dict(zip(("point", "value", "slope"), found, strict=True))
         if start is not None:
-            held["start"] = start.expand(shape).contiguous()
+            held["start"] = self._each(start)
         if known is not None:
-            held["known_value"], held["known_slope"] = (k.expand(shape).contiguous() for k in known)
+            held["known"] = self._each(known)
+        if target is not None:
+            held["target"] = target.contiguous()
         lost = np.zeros(self._parts, dtype=bool)
-        self._call("track", held, bend=bend, tolerance=tolerance, lost=lost.ctypes.data)
-        return None if lost.any() else (held["point"], held["value"], held["slope"])
+        gradient = self._sums("track", held, (), lost=lost.ctypes.data)
+        return None if lost.any() else (found, gradient)
 
     def pull(self, output: Tensor, first: Tensor, slope: Tensor) -> Tensor:
         """sum_i c_i p_i W_i (B, d + 1), the exact gradient for c = `first`, the loss's slope."""
-        return self._sums("pull", (), output=output, first=first, known_slope=slope)
+        given = {"output": output, "first": first, "derivative": slope}
+        return self._sums("pull", {key: self._each(each) for key, each in given.items()}, ())
 
     def bend(
         self, point: Tensor, output: Tensor, first: Tensor, second: Tensor, slope: Tensor
@@ -128,34 +146,41 @@ class Samples:
 
         alpha = c2 p^2 + c sigma'' r^3 and beta = c p^2, see :mod:`gflow.models.single_index`.
         """
-        given = {"first": first, "second": second, "known_slope": slope}
-        size = self.x.shape[-1] + 1
-        return self._sums("bend", (size,), start=point, output=output, **given)
+        given = {"start": point, "output": output, "derivative": slope}
+        given |= {"first": first, "second": second}
+        held = {key: self._each(each) for key, each in given.items()}
+        return self._sums("bend", held, (self.x.shape[-1] + 1,))
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.theta.shape[0], self.x.shape[-2]
 
     @property
     def _parts(self) -> int:
         """Blocks of all rows."""
-        return len(self.theta) * -(-self.x.shape[-2] // BLOCK)
+        rows, n = self._shape
+        return rows * -(-n // BLOCK)
 
-    def _sums(self, name: str, columns: tuple[int, ...], **given: Tensor) -> Tensor:
+    def _each(self, numbers: Tensor) -> Tensor:
+        """Numbers of each sample, one after the other."""
+        return numbers.expand(self._shape).contiguous()
+
+    def _sums(
+        self, name: str, held: dict[str, Tensor], columns: tuple[int, ...], **numbers: float
+    ) -> Tensor:
         """What a function sums over the blocks of each row."""
-        shape = len(self.theta), self.x.shape[-2]
-        held = {key: tensor.expand(shape).contiguous() for key, tensor in given.items()}
-        size = (self._parts, self.x.shape[-1] + 1, *columns)
-        held["sums"] = torch.empty(size, dtype=self.theta.dtype)
-        self._call(name, held)
-        return held["sums"].view(len(self.theta), -1, *size[1:]).sum(1)
-
-    def _call(self, name: str, held: dict[str, Tensor], **numbers: float) -> None:
-        (n, d), own = self.x.shape[-2:], len(self.x) if self.x.ndim == 3 else 1
-        each = self.theta[:, 0]
-        held |= {
-            "x": self.x.mT.contiguous(),
-            "theta": self.theta.contiguous(),
-            "upright": torch.full_like(each, self.sigma[0]),
-            "steep": torch.as_tensor(self.sigma[1], dtype=each.dtype).reshape(-1).expand_as(each),
+        (rows, n), d, parts, (upright, steep) = self._shape, self.x.shape[-1], self._parts, self.sigma
+        sums = torch.empty((parts, d + 1, *columns), dtype=torch.float64)
+        held |= {"x": self.x.mT.contiguous(), "theta": self.theta.contiguous(), "sums": sums}
+        held["steep"] = steep.contiguous()
+        numbers |= {
+            "rows_of_x": self.x.shape[0] if self.x.ndim == 3 else 1,
+            "rows_of_steep": steep.shape[0],
+            "rows_of_target": 1 if "target" not in held or held["target"].ndim == 1 else rows,
+            "upright": upright,
+            "weight": 2.0 / n,
         }
-        held["steep"] = held["steep"].contiguous()
         pointers = {key: tensor.data_ptr() for key, tensor in held.items()}
-        job = _Job(n, BLOCK, d, own, **pointers, **numbers)
-        divided(getattr(self.functions, name), job, held, self._parts, SHARE)
+        job = _Job(n, BLOCK, d, **pointers, **numbers)
+        divided(getattr(self.functions, name), job, held, parts, SHARE)
+        return sums if parts == rows else sums.view(rows, -1, *sums.shape[1:]).sum(1)

@@ -38,6 +38,8 @@ def flow_field(flow: Flow, problem: Problem) -> Field:
 
 def _where_reached(point: Point, rate: Tensor) -> Tensor:
     """The rates, NaN where the fixed point jumped; where it does not exist they are NaN already."""
+    if point.reached is point.equilibrium.valid:
+        return rate
     jumped = point.equilibrium.valid & ~point.reached
     return rate.masked_fill(jumped[..., None], torch.nan) if bool(jumped.any()) else rate
 

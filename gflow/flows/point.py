@@ -65,11 +65,20 @@ class Point:
     @cached_property
     def gradient(self) -> Tensor:
         """The gradient (..., P)."""
-        if self._moments is None:
-            found = self.problem.gradient_at(self.equilibrium)
-        else:
+        if self._moments is not None:
             found = self.problem.model.gradient_from_moments(self.theta, self._moments)
+        else:
+            found = self._fitted()
         return found + self.weight_decay * self.theta if self.weight_decay else found
+
+    def _fitted(self) -> Tensor:
+        """The gradient from the data, with the fixed point if that is still to be solved."""
+        known = self.solved or isinstance(self._warm, Equilibrium) and self._warm.theta is self.theta
+        both = None if known or self.theta.ndim == 1 else self.problem.fit(self.theta, self._warm)
+        if both is None:
+            return self.problem.gradient_at(self.equilibrium)
+        self.equilibrium, gradient = both
+        return gradient
 
     @cached_property
     def loss_gradient(self) -> Tensor:

@@ -21,7 +21,7 @@ Jet = tuple[Tensor, ...]
 
 @dataclass(frozen=True, eq=False)
 class Hyperbolic:
-    """The jet of a s + e tanh(s), which is C where samples are many."""
+    """The jet of a s + e tanh(s), a 0 or 1, which is C where samples are many."""
 
     upright: float
     steep: float | Tensor
@@ -70,11 +70,13 @@ class Activation:
         top = self.slope_max
         return float(top.max()) if isinstance(top, Tensor) else top
 
-    @property
-    def hyperbolic(self) -> tuple[float, float | Tensor] | None:
-        """a and e where the function is known as a s + e tanh(s)."""
+    @cached_property
+    def hyperbolic(self) -> tuple[float, Tensor] | None:
+        """a and e, (1,) or one a row, where the function is known as a s + e tanh(s)."""
         jet = self.jet
-        return (jet.upright, jet.steep) if isinstance(jet, Hyperbolic) else None
+        if not isinstance(jet, Hyperbolic):
+            return None
+        return jet.upright, torch.as_tensor(jet.steep, dtype=torch.float64).reshape(-1)
 
     @property
     def family(self) -> str:

@@ -160,6 +160,15 @@ class Model(ABC):
         `warm` is a first guess of the preactivation (..., n), or the equilibrium that it is from.
         """
 
+    def fit(
+        self, theta: Tensor, x: Tensor, y: Tensor, warm: Tensor | Equilibrium | None = None
+    ) -> tuple[Equilibrium, Tensor] | None:
+        """The equilibrium at rows and the exact gradient (B, P) of the mean squared error there.
+
+        None, as by default, where one pass over the data for both is not better than two.
+        """
+        return None
+
     def moments(self, x: Tensor, y: Tensor) -> Moments | None:
         """What the exact gradient of the mean squared error needs to know of the data.
 

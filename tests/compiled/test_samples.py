@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 import gflow
 from gflow.compiled import compiler, samples
 from gflow.compiled.compiler import library, source_of
+from gflow.equilibrium.adjoint import parse_backward
 from gflow.equilibrium.solvers import NEAR
+from gflow.losses import parse_loss
 from gflow.models import SingleIndexDEQ
 from gflow.models.activations import parse_activation
 from gflow.problem import Problem
@@ -93,15 +95,15 @@ def _evaluated(stack, theta, warm):
 
 def _both(monkeypatch, stack, theta, warm=None):
     """The same by C, which is seen to be used, and by PyTorch."""
-    used, call = [], samples.Samples._call
+    used, sums = [], samples.Samples._sums
 
     def spied(self, name, *given, **numbers):
         used.append(name)
-        call(self, name, *given, **numbers)
+        return sums(self, name, *given, **numbers)
 
     with monkeypatch.context() as patched:
         patched.setattr(samples, "FEWEST", 1)
-        patched.setattr(samples.Samples, "_call", spied)
+        patched.setattr(samples.Samples, "_sums", spied)
         compiled = _evaluated(stack, theta, warm)
     assert used == ["track", "pull", "bend"]
     return compiled, _evaluated(stack, theta, warm)
@@ -137,6 +139,37 @@ def test_a_warm_start_is_its_points_alone(monkeypatch, activation):
         ]
         assert torch.equal(found[0].preactivation, found[1].preactivation)
         assert torch.equal(found[0].output, found[1].output)
+
+
+@pytest.mark.parametrize("own_inputs", [True, False])
+@pytest.mark.parametrize("n", [5, 257, 5000])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_one_pass_finds_what_two_do(monkeypatch, activation, n, own_inputs):
+    monkeypatch.setattr(samples, "FEWEST", 1)
+    stack, theta = _stack(activation, n, own_inputs=own_inputs)
+    theta[1, -1] = 2.5 if activation == "tanh" else 0.9  # no equilibrium
+    if not own_inputs:
+        stack.y = stack.y[0]
+    for warm in (None, stack.model.equilibrium(theta + 0.01, stack.x)):
+        expected = stack.model.equilibrium(theta, stack.x, warm)
+        found, gradient = stack.fit(theta, warm)
+        assert found.valid.tolist() == expected.valid.tolist() == [True, False, True, True, True]
+        for name in ("output", "preactivation", "slope"):
+            one, other = getattr(found, name), getattr(expected, name)
+            torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+        by_two = stack.gradient_at(expected)
+        torch.testing.assert_close(gradient, by_two, rtol=1e-11, atol=1e-13, equal_nan=True)
+
+
+def test_one_pass_is_for_the_exact_gradient_of_squares_alone(monkeypatch):
+    monkeypatch.setattr(samples, "FEWEST", 1)
+    stack, theta = _stack("tanh", 40)
+    assert stack.fit(theta) is not None
+    assert stack.fit(theta, torch.full((5, 40), torch.nan, dtype=torch.float64)) is None
+    stack.backward = parse_backward("jfb")
+    assert stack.fit(theta) is None
+    stack.backward, stack.loss_function = parse_backward("exact"), parse_loss("logistic", ())
+    assert stack.fit(theta) is None
 
 
 def test_rows_without_an_equilibrium_hold_nan(monkeypatch):
