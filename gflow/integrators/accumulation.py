@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gflow.integrators.system import column
+from gflow.integrators.system import column, plain
 
 NOISE = 100.0
 """Rounding errors of the field in units of eps |J| |theta|: a change below says nothing."""
@@ -48,21 +48,19 @@ def times_repeated(
     change : Tensor, shape (B, P)
         What the error is made of: how far the field is from what it was taken to be.
     """
-    size, speed, seen = (_length(each) for each in (theta, cache["value"], change))
-    alike = torch.minimum(column(t, theta), size / speed.clamp(min=1e-30)) / width
+    size, speed, seen = (_length(plain(each)) for each in (theta, cache["value"], change))
+    alike = (size / speed.clip(1e-30)).clip(max=plain(column(t, theta))) / plain(width)
     noise = NOISE * torch.finfo(theta.dtype).eps * _steepness(cache) * size
-    told = (1.0 - noise / seen.clamp(min=1e-30)).clamp(min=0.0)
-    return told * (least + share * alike)
+    told = (1.0 - noise / seen.clip(1e-30)).clip(0.0)
+    return torch.as_tensor(told * (least + share * alike))
 
 
-def _length(vector: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
-    return length
+def _length(vector: Any) -> Any:
+    return (vector * vector).sum(-1)[..., None] ** 0.5
 
 
-def _steepness(cache: Mapping[str, Any]) -> Tensor | float:
+def _steepness(cache: Mapping[str, Any]) -> Any:
     """Size (B, 1) of the Jacobian."""
     if "eigenvalues" in cache:
-        largest: Tensor = cache["eigenvalues"].abs().amax(-1, keepdim=True)
-        return largest
-    return _length(cache["jacobian"].flatten(1)) if "jacobian" in cache else 0.0
+        return plain(cache["eigenvalues"].abs().amax(-1, keepdim=True))
+    return _length(plain(cache["jacobian"].flatten(1))) if "jacobian" in cache else 0.0

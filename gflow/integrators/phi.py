@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 NEAR = {4: 1.5, 8: 3.0}
@@ -21,18 +20,17 @@ TERMS = {4: 18, 8: 24}
 """The first term left out is below 1e-16 of the highest order."""
 
 
-def phi_functions(z: Tensor, highest: int = 4) -> Tensor:
-    """phi_1 to phi_highest (4 or 8) at z (...), shape (highest, ...); infinite where exp(z) is."""
-    if z.device.type == "cpu":  # numpy costs a third per operation, and there are dozens
-        return torch.from_numpy(phi_arrays(z.numpy(), highest))
-    values: Tensor = _phi(z, highest, torch)
-    return values
+def phi_functions(z: Any, highest: int = 4) -> Any:
+    """phi_1 to phi_highest (4 or 8) at z (...), shape (highest, ...); infinite where exp(z) is.
 
-
-def phi_arrays(z: NDArray[Any], highest: int = 4) -> NDArray[Any]:
-    """The same of an array."""
+    Of an array an array, and of a tensor a tensor; on the host by numpy, since there are dozens of
+    small operations.
+    """
+    if isinstance(z, Tensor):
+        on_host = z.device.type == "cpu"
+        return torch.from_numpy(phi_functions(z.numpy(), highest)) if on_host else _phi(z, highest, torch)
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(_phi(z, highest, np))
+        return _phi(z, highest, np)
 
 
 def _phi(z: Any, highest: int, xp: Any) -> Any:

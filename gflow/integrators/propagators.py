@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from gflow.integrators.phi import phi_arrays, phi_functions, phi_products
-from gflow.integrators.system import System
+from gflow.integrators.phi import phi_functions, phi_products
+from gflow.integrators.system import System, plain
 
-Array = NDArray[Any]
+Numbers = Any
+"""An array on the host, a tensor elsewhere."""
 Term = tuple[int, float, Any]
 """Order k, coefficient and coordinates of one term."""
 Place = int | list[int]
@@ -101,9 +101,7 @@ def dense_propagator(cache: Mapping[str, Any], width: Tensor, nodes: Nodes) -> D
     """The propagator for what :func:`linearised` returned and steps h (B, 1)."""
     if "jacobian" in cache:
         return MatrixPropagator(cache["jacobian"], width, nodes)
-    alone = len(width) == 1 and width.device.type == "cpu"
-    kind = LonePropagator if alone else EigenPropagator
-    return kind(cache["eigenvalues"], cache["eigenvectors"], width, nodes)
+    return EigenPropagator(cache["eigenvalues"], cache["eigenvectors"], width, nodes)
 
 
 def eigenpairs(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,6 +117,9 @@ def eigenpairs(matrix: Tensor) -> tuple[Tensor, Tensor]:
 class EigenPropagator:
     """By the eigenvectors of symmetric Jacobians: every phi-function is diagonal.
 
+    Coordinates are arrays on the host, whose small operations cost a third of PyTorch's, and
+    tensors elsewhere.
+
     Parameters
     ----------
     values : Tensor, shape (B, P)
@@ -131,79 +132,37 @@ class EigenPropagator:
     solves, short = 0, False
 
     def __init__(self, values: Tensor, vectors: Tensor, width: Tensor, nodes: Nodes) -> None:
-        self.vectors, self._width = vectors, width
-        self.z, self._highest = width * values, nodes.highest
-        x = values.new_tensor(nodes.at)[:, None, None]
-        self._phi = phi_functions(x * self.z, self._highest)
+        self._vectors, self._width, own = plain(vectors), plain(width), plain(values)
+        self._z, self._highest = self._width * own, nodes.highest
+        x = plain(values.new_tensor(nodes.at))[:, None, None]
+        self._phi = phi_functions(x * self._z, self._highest)
         _scale_by_powers(self._phi, x)
 
-    def into(self, vector: Tensor) -> Tensor:
+    def into(self, vector: Tensor) -> Numbers:
         """Coordinates along the eigenvectors."""
-        return _turned(vector, self.vectors)
+        return _turned(plain(vector), self._vectors)
 
-    def out(self, coordinates: Tensor) -> Tensor:
+    def out(self, coordinates: Numbers) -> Tensor:
         """Back to the parameters."""
-        return _turned(coordinates, self.vectors.mT)
+        return torch.as_tensor(_turned(coordinates, self._vectors.swapaxes(-1, -2)))
 
-    def advance(self, terms: Sequence[Term], place: Place) -> Tensor:
-        """Sum of the terms, elementwise."""
-        return _weighted(self._phi[:, place], terms)
-
-    def remainder(self, difference: Tensor, increment: Tensor) -> Tensor:
-        """The Jacobian is a factor a coordinate."""
-        return torch.addcmul(self.into(self._width * difference), self.z, increment, value=-1)
-
-    def dense(self, terms: Sequence[Term], rows: Tensor, x: Tensor) -> Tensor:
-        """The same at any fraction."""
-        phi = phi_functions(x[:, None] * self.z[rows], self._highest)
-        _scale_by_powers(phi, x[:, None])
-        total = _weighted(phi, [(order, factor, v[rows]) for order, factor, v in terms])
-        return (self.vectors[rows] @ total[:, :, None])[:, :, 0]
-
-
-class LonePropagator:
-    """The same for one row on the CPU, by numpy: its small operations cost a third of torch's.
-
-    Parameters
-    ----------
-    values : Tensor, shape (1, P)
-    vectors : Tensor, shape (1, P, P)
-    width : Tensor, shape (1, 1)
-    nodes : Nodes
-    """
-
-    solves, short = 0, False
-
-    def __init__(self, values: Tensor, vectors: Tensor, width: Tensor, nodes: Nodes) -> None:
-        self._vectors, self._width = vectors[0].numpy(), float(width)
-        self._z, self._highest = self._width * values[0].numpy(), nodes.highest
-        x = np.array(nodes.at, dtype=self._z.dtype)[:, None]
-        self._phi = phi_arrays(x * self._z, self._highest)
-        _scale_by_powers(self._phi, x)
-
-    def into(self, vector: Tensor) -> Array:
-        """Coordinates along the eigenvectors."""
-        coordinates: Array = vector[..., 0, :].numpy() @ self._vectors
-        return coordinates
-
-    def out(self, coordinates: Array) -> Tensor:
-        """Back to the parameters."""
-        return torch.from_numpy(coordinates @ self._vectors.T)[..., None, :]
-
-    def advance(self, terms: Sequence[Term], place: Place) -> Array:
+    def advance(self, terms: Sequence[Term], place: Place) -> Numbers:
         """Sum of the terms, elementwise."""
         return _summed(self._phi[:, place], terms)
 
-    def remainder(self, difference: Tensor, increment: Array) -> Array:
+    def remainder(self, difference: Tensor, increment: Numbers) -> Numbers:
         """The Jacobian is a factor a coordinate."""
         return self._width * self.into(difference) - self._z * increment
 
     def dense(self, terms: Sequence[Term], rows: Tensor, x: Tensor) -> Tensor:
         """The same at any fraction."""
-        column = x.numpy()[:, None]
-        phi = phi_arrays(column * self._z, self._highest)
+        where, column = plain(rows), plain(x)[:, None]
+        phi = phi_functions(column * self._z[where], self._highest)
         _scale_by_powers(phi, column)
-        return torch.from_numpy(_summed(phi, terms) @ self._vectors.T)
+        total = _summed(phi, [(order, factor, v[where]) for order, factor, v in terms])
+        if len(self._vectors) == 1:
+            return torch.as_tensor(total @ self._vectors[0].swapaxes(-1, -2))
+        return torch.as_tensor((self._vectors[where] @ total[..., None])[..., 0])
 
 
 class MatrixPropagator:
@@ -246,14 +205,14 @@ class MatrixPropagator:
         return phi_products(x[:, None, None] * self._scaled[rows], sources)
 
 
-def _turned(vector: Tensor, matrix: Tensor) -> Tensor:
+def _turned(vector: Numbers, matrix: Numbers) -> Numbers:
     """Vectors (B, P) or (m, B, P) times the matrices (B, P, P) of their rows."""
     if vector.ndim == 2:
-        return (vector[:, None, :] @ matrix)[:, 0]
-    return (vector.transpose(0, 1) @ matrix).transpose(0, 1)
+        return (vector[:, None] @ matrix)[:, 0]
+    return (vector.swapaxes(0, 1) @ matrix).swapaxes(0, 1)
 
 
-def _scale_by_powers(phi: Any, x: Any) -> None:
+def _scale_by_powers(phi: Numbers, x: Numbers) -> None:
     """Multiply phi_k by x^k in place."""
     power = x
     for row in phi:
@@ -261,21 +220,16 @@ def _scale_by_powers(phi: Any, x: Any) -> None:
         power = power * x
 
 
-def _weighted(phi: Tensor, terms: Sequence[Term]) -> Tensor:
-    order, factor, coordinates = terms[0]
-    total: Tensor = factor * phi[order - 1] * coordinates
-    for order, factor, coordinates in terms[1:]:
-        total.addcmul_(phi[order - 1], coordinates, value=factor)
-    return total
-
-
-def _summed(phi: Array, terms: Sequence[Term]) -> Array:
+def _summed(phi: Numbers, terms: Sequence[Term]) -> Numbers:
     order, factor, coordinates = terms[0]
     with np.errstate(over="ignore", invalid="ignore"):
         total = factor * phi[order - 1] * coordinates
         for order, factor, coordinates in terms[1:]:
-            total += factor * phi[order - 1] * coordinates
-    return np.asarray(total)
+            if isinstance(total, Tensor):
+                total.addcmul_(phi[order - 1], coordinates, value=factor)
+            else:
+                total += factor * phi[order - 1] * coordinates
+    return total
 
 
 def _sources(terms: Sequence[Term], x: Tensor) -> Tensor:

@@ -30,9 +30,11 @@ class Saves:
         which = np.repeat(np.arange(len(rows)), count)
         place = np.arange(total) - np.repeat(np.cumsum(count) - count, count) + first[which]
         x = (self.grid[place] - t0[which]) / (t1 - t0)[which]
-        index = torch.as_tensor(rows[which], device=self.device)
-        theta = step.dense(index, torch.as_tensor(x, device=self.device).to(step.theta0))
-        at_end = torch.as_tensor(x > 1 - SNAP, device=self.device)[:, None]
-        values = torch.where(at_end, step.theta1[index], theta)
+        within = x <= 1 - SNAP
+        values = step.theta1[torch.as_tensor(rows[which], device=self.device)]
+        if within.any():
+            index = torch.as_tensor(rows[which[within]], device=self.device)
+            at = torch.as_tensor(x[within], device=self.device).to(step.theta0)
+            values[torch.as_tensor(within, device=self.device)] = step.dense(index, at)
         target = torch.as_tensor(ids[rows[which]], device=self.device)
         self.theta[target, torch.as_tensor(place, device=self.device)] = values

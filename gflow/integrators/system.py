@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,3 +99,8 @@ def _difference(theta: Tensor) -> Tensor:
 def column(values: np.ndarray, like: Tensor) -> Tensor:
     """Values (B,) of the host as a column (B, 1) beside a tensor."""
     return torch.as_tensor(values, dtype=like.dtype, device=like.device)[:, None]
+
+
+def plain(tensor: Tensor) -> Any:
+    """The array of a tensor on the host, whose small operations cost a third; others as they are."""
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor

@@ -10,7 +10,6 @@ import torch
 from gflow.integrators.krylov import KrylovPropagator
 from gflow.integrators.propagators import (
     EigenPropagator,
-    LonePropagator,
     MatrixPropagator,
     Nodes,
     eigenpairs,
@@ -132,7 +131,7 @@ def test_the_remainder_is_what_the_jacobian_leaves_of_a_difference(symmetric, na
 @pytest.mark.parametrize("row", range(ROWS))
 def test_a_lone_row_takes_a_shorter_way_to_the_same_place(row, x):
     matrix, vectors = _jacobians(True)[row : row + 1], _vectors()[:, row : row + 1]
-    by = LonePropagator(*torch.linalg.eigh(matrix), WIDTH[row : row + 1], NODES)
+    by = EigenPropagator(*torch.linalg.eigh(matrix), WIDTH[row : row + 1], NODES)
     terms = [(*term, by.into(v)) for term, v in zip(TERMS, vectors, strict=True)]
     increment = by.advance(terms, PLACES[x])
     _close(by.out(increment), [_expected(True, row, x)])
@@ -145,10 +144,9 @@ def test_a_lone_row_takes_a_shorter_way_to_the_same_place(row, x):
     _close(remainder, WIDTH[row] * (vectors[1] - image))
 
 
-@pytest.mark.parametrize("kind", [EigenPropagator, LonePropagator])
-def test_single_precision_stays_single(kind):
-    rows = ROWS if kind is EigenPropagator else 1
-    by = kind(*torch.linalg.eigh(_jacobians(True)[:rows].float()), WIDTH[:rows].float(), NODES)
+@pytest.mark.parametrize("rows", [1, ROWS])
+def test_single_precision_stays_single(rows):
+    by = EigenPropagator(*torch.linalg.eigh(_jacobians(True)[:rows].float()), WIDTH[:rows].float(), NODES)
     vectors = _vectors()[:, :rows].float()
     terms = [(*term, by.into(v)) for term, v in zip(TERMS, vectors, strict=True)]
     found = by.dense(terms, torch.arange(rows), torch.ones(rows))
@@ -176,8 +174,7 @@ def test_several_nodes_and_vectors_are_served_at_once(kind):
     if kind == "matrix":
         by = MatrixPropagator(matrix, width, HIGH)
     else:
-        made = LonePropagator if kind == "lone" else EigenPropagator
-        by = made(*torch.linalg.eigh(matrix), width, HIGH)
+        by = EigenPropagator(*torch.linalg.eigh(matrix), width, HIGH)
     terms = [(1, 1.0, by.into(vectors[0])), (8, 5e3, by.into(vectors[1]))]
     both = by.advance(terms, [0, 2])
     for found, place in zip(by.out(both), (0, 2), strict=True):
