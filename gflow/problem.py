@@ -227,10 +227,13 @@ class Problem:
 
     def jacobian_at(self, equilibrium: Equilibrium, backward: Backward | None = None) -> Tensor:
         """The Jacobian (..., P, P) of that gradient."""
+        chosen = backward or self.backward
+        if chosen.exact and self.loss_function.quadratic:
+            found = self.model.fit_jacobian(equilibrium, self.x, self.y)
+            if found is not None:
+                return found
         slope, bend = self._slope(equilibrium), self._bend(equilibrium)
-        return self.model.pullback_jacobian(
-            equilibrium, self.x, slope, bend, backward or self.backward
-        )
+        return self.model.pullback_jacobian(equilibrium, self.x, slope, bend, chosen)
 
     def jvp_at(
         self, equilibrium: Equilibrium, vector: Tensor, backward: Backward | None = None

@@ -12,7 +12,7 @@ typedef struct {
     const double *x, *theta, *steep, *start, *known, *target;
     const double *output, *derivative, *first, *second;
     double *point, *value, *slope, *sums;
-    unsigned char *lost;
+    unsigned char *lost, *valid;
 } Job;
 
 static inline lanes load(const double *from, int64_t count) {
@@ -115,12 +115,13 @@ static inline int tracked(const Job *job, const Block *of, int64_t at, int64_t c
     const double tolerance = ROUNDING / (1 + fabs(theta2) * (upright + steep));
     const int64_t place = of->row * job->samples + at;
     const int many = (count + LANES - 1) / LANES;
+    const int known = job->known && !isnan(job->known[of->row * job->samples]);
     lanes s[MANY], t[MANY], step[MANY];
     for (int v = 0; v < many; v++) {
         const int64_t here = place + v * LANES, width = count - v * LANES;
         s[v] = job->start ? load(job->start + here, width) : linear[v];
-        const lanes value = job->known ? load(job->known + here, width)
-                                       : activation(mask, steep, s[v], hyperbolic(s[v]));
+        const lanes value = known ? load(job->known + here, width)
+                                  : activation(mask, steep, s[v], hyperbolic(s[v]));
         t[v] = (value - (lanes)((bits)s[v] & mask)) * flat;
     }
     for (int i = 0; i < 7; i++) {
@@ -197,6 +198,22 @@ static inline void project(const double *x, int64_t n, int64_t d, const double *
     linear[k / LANES] = sum;
 }
 
+/* Whether theta is finite and 1 - theta2 sigma' of one sign, as SingleIndexDEQ.admissible. */
+static int admissible(const Job *job, const Block *of, const double *theta) {
+    const double first = 1 - of->theta2 * job->upright;
+    const double last = 1 - of->theta2 * (job->upright + of->steep);
+    double sum = 0;
+    for (int64_t j = 0; j <= job->inputs; j++) sum += theta[j];
+    return isfinite(sum) && first * last > 0;
+}
+
+/* What a row without an equilibrium is left with. */
+static void leave(const Job *job, const Block *of, double *sums) {
+    for (int64_t i = of->row * job->samples + of->from; i < of->row * job->samples + of->end; i++)
+        job->point[i] = 0, job->value[i] = NAN, job->slope[i] = job->upright + of->steep;
+    for (int64_t j = 0; of->target && j <= job->inputs; j++) sums[j] = NAN;
+}
+
 /* The roots; with targets the gradient of the mean squared error too, whose slope is weight
    (output - target). */
 void track(const Job *job, int64_t next, int64_t last) {
@@ -208,6 +225,13 @@ void track(const Job *job, int64_t next, int64_t last) {
         const double *theta = job->theta + of.row * (d + 1), *slope = job->slope + of.row * n;
         double *sums = job->sums + next * (d + 1);
         int found = 1;
+        const int valid = admissible(job, &of, theta);
+        if (of.from == 0) job->valid[of.row] = valid;
+        job->lost[next] = 0;
+        if (!valid) {
+            leave(job, &of, sums);
+            continue;
+        }
         if (of.target) memset(sums, 0, (d + 1) * sizeof(double));
         for (int64_t at = of.from; found && at < of.end; at += PIECE) {
             const int64_t count = of.end - at < PIECE ? of.end - at : PIECE;
@@ -241,7 +265,8 @@ void pull(const Job *job, int64_t next, int64_t last) {
 }
 
 /* sum_i alpha_i w_i w_i^T + beta_i (w_i e_P^T + e_P w_i^T) of each block of a row, with
-   alpha = second p^2 + first curvature r^3, beta = first p^2 and p = slope r. */
+   alpha = second p^2 + first curvature r^3, beta = first p^2 and p = slope r. With targets the loss
+   is the mean squared error. */
 void bend(const Job *job, int64_t next, int64_t last) {
     const int64_t d = job->inputs, size = d + 1;
     double alpha[PIECE], beta[PIECE], weighted[PIECE];
@@ -254,14 +279,16 @@ void bend(const Job *job, int64_t next, int64_t last) {
             const int64_t place = of.row * job->samples + at;
             const double *slope = job->derivative + place, *s = job->start + place;
             const double *value = job->output + place;
-            const double *first = job->first + place, *second = job->second + place;
             const double upright = job->upright, flat = 1 / of.steep;
             for (int64_t k = 0; k < count; k++) {
                 const double r = 1 / (1 - of.theta2 * slope[k]), p = slope[k] * r;
                 const double t = (value[k] - upright * s[k]) * flat;
                 const double curvature = -2 * t * (slope[k] - upright);
-                alpha[k] = second[k] * p * p + first[k] * curvature * r * r * r;
-                beta[k] = first[k] * p * p;
+                const double first =
+                    of.target ? job->weight * (value[k] - of.target[at + k]) : job->first[place + k];
+                const double second = of.target ? job->weight : job->second[place + k];
+                alpha[k] = second * p * p + first * curvature * r * r * r;
+                beta[k] = first * p * p;
             }
             for (int64_t i = 0; i < size; i++) {
                 const double *one = component(job, &of, job->output, i, at);

@@ -6,7 +6,6 @@ import ctypes
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +30,7 @@ class _Job(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("x", "theta", "steep", "start", "known")),
         *((name, ctypes.c_void_p) for name in ("target", "output", "derivative", "first")),
         *((name, ctypes.c_void_p) for name in ("second", "point", "value", "slope", "sums")),
-        ("lost", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("lost", "valid")),
     )
 
 
@@ -100,7 +99,7 @@ class Samples:
         start: Tensor | None,
         known: Tensor | None,
         target: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor] | None:
+    ) -> tuple[Tensor, ...] | None:
         """Roots of s - theta1 . x - theta2 sigma(s) near a start, and the gradient there.
 
         As :func:`gflow.equilibrium.solvers.tracking_newton`, each few samples by themselves.
@@ -115,12 +114,14 @@ class Samples:
 
         Returns
         -------
-        roots : Tensor, shape (3, B, n)
-            s, sigma(s) and sigma'(s).
+        point, value, slope : Tensor, shape (B, n)
+            s, sigma(s), NaN in rows without a unique root, and sigma'(s).
+        valid : Tensor of bool, shape (B,)
+            Which rows have one.
         gradient : Tensor, shape (B, d + 1)
             Of the mean squared error to the targets; arbitrary if there are none.
 
-        None where a root was not reached.
+        None if a root was not reached.
         """
         found = tuple(torch.empty(self._shape, dtype=torch.float64) for _ in range(3))
         held = dict(zip(("point", "value", "slope"), found, strict=True))
@@ -130,9 +131,10 @@ class Samples:
             held["known"] = self._each(known)
         if target is not None:
             held["target"] = target.contiguous()
-        lost = np.zeros(self._parts, dtype=bool)
-        gradient = self._sums("track", held, (), lost=lost.ctypes.data)
-        return None if lost.any() else (found, gradient)
+        lost = held["lost"] = torch.empty(self._parts, dtype=torch.bool)
+        valid = held["valid"] = torch.empty(self._shape[0], dtype=torch.bool)
+        gradient = self._sums("track", held, ())
+        return None if lost.any() else (*found, valid, gradient)
 
     def pull(self, output: Tensor, first: Tensor, slope: Tensor) -> Tensor:
         """sum_i c_i p_i W_i (B, d + 1), the exact gradient for c = `first`, the loss's slope."""
@@ -140,15 +142,24 @@ class Samples:
         return self._sums("pull", {key: self._each(each) for key, each in given.items()}, ())
 
     def bend(
-        self, point: Tensor, output: Tensor, first: Tensor, second: Tensor, slope: Tensor
+        self,
+        point: Tensor,
+        output: Tensor,
+        slope: Tensor,
+        first: Tensor,
+        second: Tensor | None = None,
     ) -> Tensor:
         """Its Jacobian (B, d + 1, d + 1): sum_i alpha W W^T + beta (W e_P^T + e_P W^T).
 
-        alpha = c2 p^2 + c sigma'' r^3 and beta = c p^2, see :mod:`gflow.models.single_index`.
+        alpha = c2 p^2 + c sigma'' r^3 and beta = c p^2, see :mod:`gflow.models.single_index`,
+        with c and c2 as given; without c2, `first` are the mean squared error's targets.
         """
-        given = {"start": point, "output": output, "derivative": slope}
-        given |= {"first": first, "second": second}
-        held = {key: self._each(each) for key, each in given.items()}
+        held = {"start": self._each(point), "output": self._each(output)}
+        held["derivative"] = self._each(slope)
+        if second is None:
+            held["target"] = first.contiguous()
+        else:
+            held["first"], held["second"] = self._each(first), self._each(second)
         return self._sums("bend", held, (self.x.shape[-1] + 1,))
 
     @property
@@ -165,15 +176,14 @@ class Samples:
         """Numbers of each sample, one after the other."""
         return numbers.expand(self._shape).contiguous()
 
-    def _sums(
-        self, name: str, held: dict[str, Tensor], columns: tuple[int, ...], **numbers: float
-    ) -> Tensor:
+    def _sums(self, name: str, held: dict[str, Tensor], columns: tuple[int, ...]) -> Tensor:
         """What a function sums over the blocks of each row."""
-        (rows, n), d, parts, (upright, steep) = self._shape, self.x.shape[-1], self._parts, self.sigma
+        (rows, n), d, parts = self._shape, self.x.shape[-1], self._parts
+        upright, steep = self.sigma
         sums = torch.empty((parts, d + 1, *columns), dtype=torch.float64)
         held |= {"x": self.x.mT.contiguous(), "theta": self.theta.contiguous(), "sums": sums}
         held["steep"] = steep.contiguous()
-        numbers |= {
+        numbers = {
             "rows_of_x": self.x.shape[0] if self.x.ndim == 3 else 1,
             "rows_of_steep": steep.shape[0],
             "rows_of_target": 1 if "target" not in held or held["target"].ndim == 1 else rows,

@@ -44,7 +44,7 @@ class Point:
     @cached_property
     def equilibrium(self) -> Equilibrium:
         """The solved fixed point."""
-        if isinstance(self._warm, Equilibrium) and self._warm.theta is self.theta:
+        if isinstance(self._warm, Equilibrium) and self._given:
             return self._warm
         return self.problem.model.equilibrium(self.theta, self.problem.x, self._warm)
 
@@ -71,14 +71,19 @@ class Point:
             found = self._fitted()
         return found + self.weight_decay * self.theta if self.weight_decay else found
 
+    @property
+    def _given(self) -> bool:
+        """Whether the warm start is the fixed point."""
+        return isinstance(self._warm, Equilibrium) and self._warm.theta is self.theta
+
     def _fitted(self) -> Tensor:
-        """The gradient from the data, with the fixed point if that is still to be solved."""
-        known = self.solved or isinstance(self._warm, Equilibrium) and self._warm.theta is self.theta
-        both = None if known or self.theta.ndim == 1 else self.problem.fit(self.theta, self._warm)
-        if both is None:
-            return self.problem.gradient_at(self.equilibrium)
-        self.equilibrium, gradient = both
-        return gradient
+        """The gradient from the data, with the fixed point where that is still to be solved."""
+        if self.theta.ndim > 1 and not (self.solved or self._given):
+            both = self.problem.fit(self.theta, self._warm)
+            if both is not None:
+                self.equilibrium, gradient = both
+                return gradient
+        return self.problem.gradient_at(self.equilibrium)
 
     @cached_property
     def loss_gradient(self) -> Tensor:

@@ -21,6 +21,7 @@ NOISE = 100.0
 """Rounding errors of the field in units of eps |J| |theta|: a change below says nothing."""
 
 
+@np.errstate(all="ignore")  # rows that have come to their end make steps of length zero
 def times_repeated(
     least: float,
     share: float,

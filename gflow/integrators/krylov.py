@@ -153,7 +153,7 @@ class KrylovPropagator:
         square = x * self._width[:, :, None] * space.matrix[:, :-1]
         if self._symmetric:
             values, vectors = eigenpairs(0.5 * (square + square.mT))
-            phi = phi_functions(values, highest) * vectors[:, 0]
+            phi: Tensor = phi_functions(values, highest) * vectors[:, 0]
             return (vectors @ phi[..., None])[..., 0] * space.size
         first = torch.zeros_like(square[:, 0])
         first[:, 0] = 1.0

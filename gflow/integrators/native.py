@@ -180,7 +180,7 @@ class NativeMethod(Method):
         if first_steps is not None:
             dt = first_steps
         elif settings.first_step is None:
-            dt = _first_step(system, t, theta, cache["value"], settings, self.controller)
+            dt = _first_step(system, t, theta, cache, settings, self.controller)
         else:
             dt = np.full(rows, settings.first_step, dtype=np.float64)
         return State(
@@ -320,19 +320,19 @@ def _first_step(
     system: System,
     t: np.ndarray,
     theta: Tensor,
-    value: Tensor,
+    cache: Cache,
     settings: Settings,
     controller: Controller,
 ) -> np.ndarray:
     """First trial steps (B,) from the sizes of f and its change (Hairer et al. 1993, II.4)."""
+    value = cache["value"]
     scale = settings.atol + settings.rtol * theta.abs()
     size, speed = scaled_norm(theta, scale), scaled_norm(value, scale)
     tiny = np.minimum(1e-6, 1e-3 * (settings.t_end - t))
     small = np.where((size < 1e-5) | (speed < 1e-5), tiny, 0.01 * size / np.maximum(speed, 1e-300))
     small = np.minimum(small, settings.t_end - t)
-    moved = system.value(t + small, theta + column(small, theta) * value)
     with np.errstate(all="ignore"):
-        bend = scaled_norm(moved - value, scale) / small
+        bend = scaled_norm(_change(system, t, theta, cache, small), scale)
     bend = np.where(np.isfinite(bend), bend, 0.0)
     fastest = np.maximum(speed, bend)
     order = controller.error_order
@@ -343,3 +343,21 @@ def _first_step(
     )
     dt: np.ndarray = np.minimum(np.minimum(100 * small, aimed), settings.t_end - t)
     return dt
+
+
+def _change(
+    system: System, t: np.ndarray, theta: Tensor, cache: Cache, after: np.ndarray
+) -> Tensor:
+    """Rate (B, P) at which the field changes along itself: J f + df/dt, or by a difference."""
+    value: Tensor = cache["value"]
+    if "eigenvalues" in cache:
+        vectors: Tensor = cache["eigenvectors"]
+        along = cache["eigenvalues"][..., None] * (vectors.mT @ value[..., None])
+        change = (vectors @ along)[..., 0]
+    elif "jacobian" in cache:
+        change = (cache["jacobian"] @ value[..., None])[..., 0]
+    else:
+        width = column(after, theta)
+        return (system.value(t + after, theta + width * value) - value) / width
+    total: Tensor = change + cache["change"] if "change" in cache else change
+    return total

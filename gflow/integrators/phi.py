@@ -27,8 +27,9 @@ def phi_functions(z: Any, highest: int = 4) -> Any:
     small operations.
     """
     if isinstance(z, Tensor):
-        on_host = z.device.type == "cpu"
-        return torch.from_numpy(phi_functions(z.numpy(), highest)) if on_host else _phi(z, highest, torch)
+        if z.device.type != "cpu":
+            return _phi(z, highest, torch)
+        return torch.from_numpy(phi_functions(z.numpy(), highest))
     with np.errstate(over="ignore", invalid="ignore"):
         return _phi(z, highest, np)
 

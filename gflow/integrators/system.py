@@ -102,5 +102,5 @@ def column(values: np.ndarray, like: Tensor) -> Tensor:
 
 
 def plain(tensor: Tensor) -> Any:
-    """The array of a tensor on the host, whose small operations cost a third; others as they are."""
+    """A tensor of the host as an array, whose small operations cost a third; others as they are."""
     return tensor.numpy() if tensor.device.type == "cpu" else tensor

@@ -169,6 +169,10 @@ class Model(ABC):
         """
         return None
 
+    def fit_jacobian(self, solved: Equilibrium, x: Tensor, y: Tensor) -> Tensor | None:
+        """The Jacobian (B, P, P) of that gradient, or None, as by default."""
+        return None
+
     def moments(self, x: Tensor, y: Tensor) -> Moments | None:
         """What the exact gradient of the mean squared error needs to know of the data.
 

@@ -13,20 +13,19 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gflow.compiled.samples import Samples, in_c
 from gflow.equilibrium.adjoint import Backward
-from gflow.equilibrium.solvers import NEAR, Jet, Root, safeguarded_newton, tracking_newton
+from gflow.equilibrium.solvers import Jet, Root, safeguarded_newton, tracking_newton
 from gflow.errors import ProblemError
 from gflow.losses import Bend
 from gflow.models.activations import Activation, parse_activation
 from gflow.models.base import Equilibrium, Model
+from gflow.models.single_index_compiled import bent_in_c, guess, pulled_in_c, tracked_in_c
 
 Array = NDArray[np.floating]
 
@@ -106,12 +105,12 @@ class SingleIndexDEQ(Model):
         last = 1.0 - theta2 * float(self.activation.slope_max)
         return math.copysign(1.0, last) if first * last > 0 else 0.0
 
+    @np.errstate(all="ignore")
     def _sides(self, theta: Tensor) -> Array:
         """The same at rows theta (..., P), by numpy: its small operations cost a third."""
         theta2, highest = theta.detach().numpy()[..., -1:], self.activation.slope_max
-        if isinstance(highest, Tensor):
-            highest = highest.numpy()
-        first, last = 1.0 - theta2 * self.activation.slope_min, 1.0 - theta2 * highest
+        steepest = highest.numpy() if isinstance(highest, Tensor) else highest
+        first, last = 1.0 - theta2 * self.activation.slope_min, 1.0 - theta2 * steepest
         return np.where(first * last > 0, np.sign(last), last.dtype.type(0.0))[..., 0]
 
     def _slope_bounds(self, theta2: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,7 +125,8 @@ class SingleIndexDEQ(Model):
             unique = self._side(float(theta[-1])) != 0
             return torch.tensor(unique and math.isfinite(float(theta.sum())), device=theta.device)
         if theta.device.type == "cpu":
-            finite = np.isfinite(theta.detach().numpy().sum(-1))
+            with np.errstate(all="ignore"):
+                finite = np.isfinite(theta.detach().numpy().sum(-1))
             return torch.from_numpy(np.asarray((self._sides(theta) != 0) & finite))
         return (self.branch(theta) != 0) & torch.isfinite(theta.sum(-1))
 
@@ -134,13 +134,13 @@ class SingleIndexDEQ(Model):
         self, theta: Tensor, x: Tensor, warm: Tensor | Equilibrium | None = None
     ) -> Equilibrium:
         """Solve F(s) = s - theta1.x - theta2 sigma(s) = 0 by Newton in s, safeguarded if need."""
-        compiled = self._tracked(theta, x, warm)
+        compiled = tracked_in_c(self.activation, theta, x, warm)
         if compiled is not None:
             return compiled[0]
         valid = self.admissible(theta)
         everywhere = bool(valid.all())
         safe = theta if everywhere else torch.where(valid[..., None], theta, 0.0)
-        theta2, (warm, known) = safe[..., -1:], _guess(warm)
+        theta2, (warm, known) = safe[..., -1:], guess(warm)
         linear = project(safe[..., :-1], x)
         root = self._track(linear, theta2, linear if warm is None else warm, known)
         if root is None:
@@ -181,42 +181,12 @@ class SingleIndexDEQ(Model):
     def fit(
         self, theta: Tensor, x: Tensor, y: Tensor, warm: Tensor | Equilibrium | None = None
     ) -> tuple[Equilibrium, Tensor] | None:
-        """Both by C, for rows of many samples."""
-        return self._tracked(theta, x, warm, y)
+        """By C, for rows of many samples."""
+        return tracked_in_c(self.activation, theta, x, warm, y)
 
-    def _tracked(
-        self,
-        theta: Tensor,
-        x: Tensor,
-        warm: Tensor | Equilibrium | None,
-        y: Tensor | None = None,
-    ) -> tuple[Equilibrium, Tensor] | None:
-        """What C finds near a guess, and the gradient if there are targets."""
-        start, known = _guess(warm)
-        value = None if known is None else known[0]
-        given = [each for each in (start, value, y) if each is not None]
-        compiled = self._compiled(theta, x, *given)
-        if compiled is None:
-            return None
-        valid = self.admissible(theta)
-        lost = None if bool(valid.all()) else ~valid[:, None]
-        if lost is not None:  # rows that may have been lost before, where nothing is known
-            compiled, value = replace(compiled, theta=theta.masked_fill(lost, 0.0)), None
-        found = compiled.track(start, value, y)
-        if found is None:
-            return None
-        (point, output, slope), gradient = found
-        if lost is not None:
-            output.masked_fill_(lost, torch.nan)
-            gradient.masked_fill_(lost, torch.nan)
-        return Equilibrium(theta, output, point, slope, valid), gradient
-
-    def _compiled(self, theta: Tensor, x: Tensor, *others: Tensor) -> Samples | None:
-        return in_c(theta, x, self.activation.hyperbolic, NEAR, *others)
-
-    def _at(self, solved: Equilibrium, x: Tensor, *others: Tensor) -> Samples | None:
-        beside = solved.output, solved.slope, solved.preactivation
-        return self._compiled(solved.theta, x, *beside, *others)
+    def fit_jacobian(self, solved: Equilibrium, x: Tensor, y: Tensor) -> Tensor | None:
+        """By C too."""
+        return bent_in_c(self.activation, solved, x, (y,))
 
     def _search(self, linear: Tensor, theta2: Tensor, start: Tensor) -> tuple[Root, Tensor | None]:
         """The root from anywhere, and which rows reached it (None: all did)."""
@@ -257,9 +227,9 @@ class SingleIndexDEQ(Model):
         self, equilibrium: Equilibrium, x: Tensor, cotangent: Tensor, backward: Backward
     ) -> Tensor:
         """Sum_i c_i sigma'_i B(J_i) (x_i, y_i)."""
-        compiled = self._at(equilibrium, x, cotangent) if backward.exact else None
-        if compiled is not None:
-            return compiled.pull(equilibrium.output, cotangent, equilibrium.slope)
+        found = pulled_in_c(self.activation, equilibrium, x, cotangent) if backward.exact else None
+        if found is not None:
+            return found
         jacobian = equilibrium.theta[..., -1:] * equilibrium.slope
         return _weighted(
             cotangent * equilibrium.slope * backward.factor(jacobian), equilibrium.output, x
@@ -271,10 +241,10 @@ class SingleIndexDEQ(Model):
         """Sum_i alpha W W^T + beta W e_P^T + gamma e_P W^T, shape (..., P, P)."""
         diagonal = second(torch.ones_like(first))
         output, d = equilibrium.output, self.dim
-        compiled = self._at(equilibrium, x, first, diagonal) if backward.exact else None
-        if compiled is not None:
-            point, slope = equilibrium.preactivation, equilibrium.slope
-            return compiled.bend(point, output, first, diagonal, slope)
+        loss = first, diagonal
+        found = bent_in_c(self.activation, equilibrium, x, loss) if backward.exact else None
+        if found is not None:
+            return found
         alpha, beta, gamma = self._curvature(equilibrium, first, diagonal, backward)
         bent = alpha * output
         matrix = output.new_empty(*output.shape[:-1], d + 1, d + 1)
@@ -363,13 +333,6 @@ class SingleIndexDEQ(Model):
                 f"runs from {low:.3g} to {high:.3g}, so the {name} DEQ has no unique fixed point"
             )
         return f"Newton's iteration did not reach the fixed point at theta2 = {theta2:.6g}"
-
-
-def _guess(warm: Tensor | Equilibrium | None) -> tuple[Tensor | None, Jet | None]:
-    """A first guess of the roots, and what is known there."""
-    if isinstance(warm, Equilibrium):
-        return warm.preactivation, (warm.output, warm.slope)
-    return warm, None
 
 
 def _weighted(weights: Tensor, output: Tensor, x: Tensor) -> Tensor:

@@ -146,7 +146,8 @@ def test_a_lone_row_takes_a_shorter_way_to_the_same_place(row, x):
 
 @pytest.mark.parametrize("rows", [1, ROWS])
 def test_single_precision_stays_single(rows):
-    by = EigenPropagator(*torch.linalg.eigh(_jacobians(True)[:rows].float()), WIDTH[:rows].float(), NODES)
+    pairs = torch.linalg.eigh(_jacobians(True)[:rows].float())
+    by = EigenPropagator(*pairs, WIDTH[:rows].float(), NODES)
     vectors = _vectors()[:, :rows].float()
     terms = [(*term, by.into(v)) for term, v in zip(TERMS, vectors, strict=True)]
     found = by.dense(terms, torch.arange(rows), torch.ones(rows))
