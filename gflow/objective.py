@@ -95,7 +95,7 @@ class Objective(Problem):
         self.loss_function = OneOutput(())
         self.backward = EXACT if metric is None else NATURAL
         self.dtype, self.device = read_dtype(dtype), read_device(device)
-        self.x = torch.empty(0, 0, dtype=self.dtype, device=self.device)
+        self.inputs = torch.empty(0, 0, dtype=self.dtype, device=self.device)
         self.y = self.x.new_empty(0)
         self.theta_target = None if theta_target is None else self.theta(theta_target)
 

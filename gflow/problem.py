@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gflow.compiled.inputs import OwnInputs
 from gflow.equilibrium.adjoint import Backward, parse_backward
 from gflow.errors import EquilibriumError, ProblemError
 from gflow.losses import Bend, Loss, LossFunction, parse_loss
@@ -90,10 +91,15 @@ class Problem:
         model.check_backward(self.backward)
         self.dtype = read_dtype(dtype)
         self.device = read_device(device)
-        self.x = self._inputs(x)  # only then a module tells its outputs
+        self.inputs: Tensor | OwnInputs = self._inputs(x)  # only then a module tells its outputs
         self.loss_function = parse_loss(loss, model.output_shape)
         self.y = self._targets(y)
         self.theta_target = None if theta_target is None else self.theta(theta_target)
+
+    @property
+    def x(self) -> Tensor:
+        """Inputs (n, ...), or (B, n, ...) where each row of a batch has its own."""
+        return self.inputs.together if isinstance(self.inputs, OwnInputs) else self.inputs
 
     @property
     def n_parameters(self) -> int:
@@ -103,12 +109,12 @@ class Problem:
     @property
     def n_samples(self) -> int:
         """n, the number of samples."""
-        return int(self.x.shape[-1 - len(self.model.input_shape)])
+        return int(self.inputs.shape[-1 - len(self.model.input_shape)])
 
     @property
     def own_inputs(self) -> bool:
         """Whether each row of a batch has inputs of its own, as in a stack of problems."""
-        return self.x.ndim > 1 + len(self.model.input_shape)
+        return self.inputs.ndim > 1 + len(self.model.input_shape)
 
     @property
     def width(self) -> int:
@@ -229,7 +235,7 @@ class Problem:
         """The Jacobian (..., P, P) of that gradient."""
         chosen = backward or self.backward
         if chosen.exact and self.loss_function.quadratic:
-            found = self.model.fit_jacobian(equilibrium, self.x, self.y)
+            found = self.model.fit_jacobian(equilibrium, self.inputs, self.y)
             if found is not None:
                 return found
         slope, bend = self._slope(equilibrium), self._bend(equilibrium)
@@ -253,11 +259,11 @@ class Problem:
     ) -> tuple[Equilibrium, Tensor] | None:
         """Equilibrium and gradient at rows, where the model has both in one pass over the data."""
         known = self.backward.exact and self.loss_function.quadratic
-        return self.model.fit(theta, self.x, self.y, warm) if known else None
+        return self.model.fit(theta, self.inputs, self.y, warm) if known else None
 
     def moments(self) -> Moments | None:
         """What the exact gradient needs to know of the data, where that is less than all of it."""
-        known = self.backward.exact and self.loss_function.quadratic
+        known = self.backward.exact and self.loss_function.quadratic and self.model.compressible
         return self.model.moments(self.x, self.y) if known else None
 
     def _slope(self, equilibrium: Equilibrium) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gflow.compiled.inputs import OwnInputs
 from gflow.problem import CHUNK, Problem
 
 
@@ -30,14 +31,15 @@ class ProblemStack(Problem):
         self.dtype, self.device = first.dtype, first.device
         self.theta_target = None
         shared = all(torch.equal(problem.x, first.x) for problem in problems[1:])
-        self.x = first.x if shared else torch.stack([problem.x.mT for problem in problems]).mT
+        self.inputs = first.x if shared else OwnInputs([problem.x for problem in problems])
         self.y = torch.stack([problem.y for problem in problems])
 
     def select(self, rows: Tensor) -> Problem:
         """The stack of some rows (K,)."""
         part = copy.copy(self)
         part.model = self.model.select(rows)
-        part.x = self.x.mT[rows].mT if self.own_inputs else self.x
+        if isinstance(self.inputs, OwnInputs):
+            part.inputs = self.inputs.select(rows)
         part.y = self.y[rows]
         return part
 

@@ -7,9 +7,10 @@ enum { PIECE = 256, MANY = PIECE / LANES };
 #define CURVED 0.7698003589195010 /* the largest second derivative of tanh, 4 / sqrt(27) */
 
 typedef struct {
-    int64_t samples, block, inputs, rows_of_x, rows_of_steep, rows_of_target;
+    int64_t samples, block, inputs, rows_of_steep, rows_of_target;
     double upright, weight;
-    const double *x, *theta, *steep, *start, *known, *target;
+    const double *const *x;
+    const double *theta, *steep, *start, *known, *target;
     const double *output, *derivative, *first, *second;
     double *point, *value, *slope, *sums;
     unsigned char *lost, *valid;
@@ -90,7 +91,7 @@ static inline Block block_of(const Job *job, int64_t number) {
         .row = row,
         .from = from,
         .end = from + job->block < n ? from + job->block : n,
-        .x = job->x + (job->rows_of_x == 1 ? 0 : row * job->inputs * n),
+        .x = job->x[row],
         .target = job->target ? job->target + (job->rows_of_target == 1 ? 0 : row * n) : 0,
         .theta2 = job->theta[row * (job->inputs + 1) + job->inputs],
         .steep = job->steep[job->rows_of_steep == 1 ? 0 : row],

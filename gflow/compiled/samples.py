@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gflow.compiled.compiler import CannotCompileError, library, source_of, switched_off
+from gflow.compiled.inputs import OwnInputs, is_plain
 from gflow.compiled.threads import divided
 
 FEWEST = 2**14
@@ -24,7 +25,7 @@ class _Job(ctypes.Structure):
     """As ``samples.c`` has it."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("samples", "block", "inputs", "rows_of_x")),
+        *((name, ctypes.c_int64) for name in ("samples", "block", "inputs")),
         *((name, ctypes.c_int64) for name in ("rows_of_steep", "rows_of_target")),
         *((name, ctypes.c_double) for name in ("upright", "weight")),
         *((name, ctypes.c_void_p) for name in ("x", "theta", "steep", "start", "known")),
@@ -48,7 +49,7 @@ def _library(near: float) -> ctypes.CDLL | None:
 
 def in_c(
     theta: Tensor,
-    x: Tensor,
+    x: Tensor | OwnInputs,
     sigma: tuple[float, Tensor] | None,
     near: float,
     *others: Tensor,
@@ -57,7 +58,8 @@ def in_c(
 
     Parameters
     ----------
-    theta, x : Tensor
+    theta : Tensor
+    x : Tensor or OwnInputs
     sigma : pair, optional
         a, which is 0 or 1, and e (1,) or (B,), where the activation is a s + e tanh(s).
     near : float
@@ -69,17 +71,21 @@ def in_c(
         return None
     (rows, size), (n, d) = theta.shape, x.shape[-2:]
     numbers, fits = rows * n, 0 < d == size - 1 and (x.ndim == 2 or x.shape[0] == rows)
-    laid = x.mT.is_contiguous() or (x.ndim == 2 and x.numel() <= numbers)
-    if numbers < FEWEST or not (fits and laid and all(map(_is_plain, (theta, x, *others)))):
+    if numbers < FEWEST or not (fits and all(map(is_plain, (theta, *others)))):
         return None
+    places = x.places if isinstance(x, OwnInputs) else _places(x, rows)
     functions = _library(near)
-    return None if functions is None else Samples(functions, theta, x, sigma)
+    if places is None or functions is None:
+        return None
+    return Samples(functions, theta, x, places, sigma)
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether it holds doubles on the host, of which no derivative is wanted."""
-    plain = tensor.dtype == torch.float64 and tensor.device.type == "cpu"
-    return plain and not tensor.requires_grad
+def _places(x: Tensor, rows: int) -> Tensor | None:
+    """Where the inputs of each row begin, if they lie one component after the other."""
+    if not (is_plain(x) and x.mT.is_contiguous()):
+        return None
+    step = 0 if x.ndim == 2 else 8 * x[0].numel()
+    return x.data_ptr() + step * torch.arange(rows)
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,8 @@ class Samples:
 
     functions: ctypes.CDLL
     theta: Tensor
-    x: Tensor
+    x: Tensor | OwnInputs
+    places: Tensor
     sigma: tuple[float, Tensor]
 
     def track(
@@ -181,10 +188,9 @@ class Samples:
         (rows, n), d, parts = self._shape, self.x.shape[-1], self._parts
         upright, steep = self.sigma
         sums = torch.empty((parts, d + 1, *columns), dtype=torch.float64)
-        held |= {"x": self.x.mT.contiguous(), "theta": self.theta.contiguous(), "sums": sums}
+        held |= {"x": self.places, "theta": self.theta.contiguous(), "sums": sums}
         held["steep"] = steep.contiguous()
         numbers = {
-            "rows_of_x": self.x.shape[0] if self.x.ndim == 3 else 1,
             "rows_of_steep": steep.shape[0],
             "rows_of_target": 1 if "target" not in held or held["target"].ndim == 1 else rows,
             "upright": upright,
@@ -192,5 +198,5 @@ class Samples:
         }
         pointers = {key: tensor.data_ptr() for key, tensor in held.items()}
         job = _Job(n, BLOCK, d, **pointers, **numbers)
-        divided(getattr(self.functions, name), job, held, parts, SHARE)
+        divided(getattr(self.functions, name), job, (held, self.x), parts, SHARE)
         return sums if parts == rows else sums.view(rows, -1, *sums.shape[1:]).sum(1)

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gflow.compiled.inputs import OwnInputs
 from gflow.compiled.kernel import Kernel
 from gflow.equilibrium.adjoint import Backward
 from gflow.errors import ProblemError
@@ -81,6 +82,8 @@ class Model(ABC):
         "equilibrium_residual",
     )
     """Which of those that only the model can give it does give; the others are not stored."""
+    compressible = False
+    """Whether that gradient needs less than all of the data, see :meth:`moments`."""
     lost = Status.EQUILIBRIUM_LOST
     """What it means for a run that a theta is not valid."""
 
@@ -161,7 +164,11 @@ class Model(ABC):
         """
 
     def fit(
-        self, theta: Tensor, x: Tensor, y: Tensor, warm: Tensor | Equilibrium | None = None
+        self,
+        theta: Tensor,
+        x: Tensor | OwnInputs,
+        y: Tensor,
+        warm: Tensor | Equilibrium | None = None,
     ) -> tuple[Equilibrium, Tensor] | None:
         """The equilibrium at rows and the exact gradient (B, P) of the mean squared error there.
 
@@ -169,16 +176,13 @@ class Model(ABC):
         """
         return None
 
-    def fit_jacobian(self, solved: Equilibrium, x: Tensor, y: Tensor) -> Tensor | None:
+    def fit_jacobian(self, solved: Equilibrium, x: Tensor | OwnInputs, y: Tensor) -> Tensor | None:
         """The Jacobian (B, P, P) of that gradient, or None, as by default."""
         return None
 
-    def moments(self, x: Tensor, y: Tensor) -> Moments | None:
-        """What the exact gradient of the mean squared error needs to know of the data.
-
-        None, as by default, if that is all of it.
-        """
-        return None
+    def moments(self, x: Tensor, y: Tensor) -> Moments:
+        """What the exact gradient of the mean squared error needs to know of the data."""
+        raise NotImplementedError
 
     def gradient_from_moments(self, theta: Tensor, moments: Moments) -> Tensor:
         """The gradient (B, P) at rows; not finite where there is no equilibrium."""

@@ -24,6 +24,7 @@ class LinearDEQ(SingleIndexDEQ):
     """
 
     name = "linear"
+    compressible = True
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, "identity")
