@@ -43,5 +43,4 @@ class OwnInputs:
 
 def is_plain(tensor: Tensor) -> bool:
     """Whether it holds doubles on the host, of which no derivative is wanted."""
-    plain = tensor.dtype == torch.float64 and tensor.device.type == "cpu"
-    return plain and not tensor.requires_grad
+    return tensor.is_cpu and tensor.dtype == torch.float64 and not tensor.requires_grad

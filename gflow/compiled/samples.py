@@ -130,8 +130,8 @@ class Samples:
 
         None if a root was not reached.
         """
-        found = tuple(torch.empty(self._shape, dtype=torch.float64) for _ in range(3))
-        held = dict(zip(("point", "value", "slope"), found, strict=True))
+        point, value, slope = torch.empty((3, *self._shape), dtype=torch.float64)
+        held = {"point": point, "value": value, "slope": slope}
         if start is not None:
             held["start"] = self._each(start)
         if known is not None:
@@ -141,7 +141,7 @@ class Samples:
         lost = held["lost"] = torch.empty(self._parts, dtype=torch.bool)
         valid = held["valid"] = torch.empty(self._shape[0], dtype=torch.bool)
         gradient = self._sums("track", held, ())
-        return None if lost.any() else (*found, valid, gradient)
+        return None if lost.any() else (point, value, slope, valid, gradient)
 
     def pull(self, output: Tensor, first: Tensor, slope: Tensor) -> Tensor:
         """sum_i c_i p_i W_i (B, d + 1), the exact gradient for c = `first`, the loss's slope."""
@@ -181,7 +181,8 @@ class Samples:
 
     def _each(self, numbers: Tensor) -> Tensor:
         """Numbers of each sample, one after the other."""
-        return numbers.expand(self._shape).contiguous()
+        shape = self._shape
+        return (numbers if numbers.shape == shape else numbers.expand(shape)).contiguous()
 
     def _sums(self, name: str, held: dict[str, Tensor], columns: tuple[int, ...]) -> Tensor:
         """What a function sums over the blocks of each row."""

@@ -103,4 +103,4 @@ def column(values: np.ndarray, like: Tensor) -> Tensor:
 
 def plain(tensor: Tensor) -> Any:
     """A tensor of the host as an array, whose small operations cost a third; others as they are."""
-    return tensor.numpy() if tensor.device.type == "cpu" else tensor
+    return tensor.numpy() if tensor.is_cpu else tensor
