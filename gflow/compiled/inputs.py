@@ -25,6 +25,9 @@ class OwnInputs:
         self.shape = (len(self._each), *self._each[0].shape)
         self.ndim = len(self.shape)
 
+    def __reduce__(self) -> tuple[type[OwnInputs], tuple[tuple[Tensor, ...]]]:
+        return OwnInputs, (self._each,)  # a copy's tensors have other places
+
     def select(self, rows: Tensor) -> OwnInputs:
         """Those of some rows (K,)."""
         return OwnInputs([self._each[row] for row in rows.tolist()])
