@@ -7,6 +7,8 @@ import pytest
 import scipy.linalg
 import torch
 
+import gflow
+from gflow.integrators import accumulation, propagators
 from gflow.integrators.krylov import KrylovPropagator
 from gflow.integrators.propagators import (
     EigenPropagator,
@@ -193,3 +195,19 @@ def test_several_nodes_and_vectors_are_served_at_once(kind):
         alone = by.out(by.remainder(differences[place], both[place]))
         _close(remainders[place], alone)
     _close(by.out(by.into(differences)), differences)
+
+
+@pytest.mark.parametrize("method", ["exprb43", "expcol8"])
+def test_tensors_take_the_steps_that_arrays_take(monkeypatch, method):
+    """As on a device that numpy cannot reach."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(50, 3)), 0.5 * rng.normal(size=50)
+    problem = gflow.Problem(gflow.SingleIndexDEQ(3, "tanh"), x, y)
+    start = 0.1 * rng.normal(size=(4, 4))
+    by_arrays = gflow.integrate(problem, start, t_end=30.0, method=method, rtol=1e-6)["flow"]
+    for module in (propagators, accumulation):
+        monkeypatch.setattr(module, "plain", lambda tensor: tensor)
+    by_tensors = gflow.integrate(problem, start, t_end=30.0, method=method, rtol=1e-6)["flow"]
+    assert set(by_arrays.status.values) == {"t_end"}
+    assert (by_arrays.nfe == by_tensors.nfe).all()
+    np.testing.assert_allclose(by_arrays.theta, by_tensors.theta, rtol=1e-12, atol=1e-13)
