@@ -13,7 +13,7 @@ class OwnInputs:
     """Inputs (n, ...) of several problems, put together only where all are asked for.
 
     C reads each where it lies: to copy them costs as much as several evaluations of the field, and
-    as much memory again.
+    as much memory again. They are not to be changed.
 
     Parameters
     ----------

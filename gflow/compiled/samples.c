@@ -116,6 +116,7 @@ static inline int tracked(const Job *job, const Block *of, int64_t at, int64_t c
     const double tolerance = ROUNDING / (1 + fabs(theta2) * (upright + steep));
     const int64_t place = of->row * job->samples + at;
     const int many = (count + LANES - 1) / LANES;
+    /* A row that was lost holds NaN throughout. */
     const int known = job->known && !isnan(job->known[of->row * job->samples]);
     lanes s[MANY], t[MANY], step[MANY];
     for (int v = 0; v < many; v++) {

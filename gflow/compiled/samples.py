@@ -71,6 +71,7 @@ def in_c(
         return None
     (rows, size), (n, d) = theta.shape, x.shape[-2:]
     numbers, fits = rows * n, 0 < d == size - 1 and (x.ndim == 2 or x.shape[0] == rows)
+    fits = fits and len(sigma[1]) in (1, rows)
     if numbers < FEWEST or not (fits and all(map(is_plain, (theta, *others)))):
         return None
     places = x.places if isinstance(x, OwnInputs) else _places(x, rows)
@@ -122,7 +123,7 @@ class Samples:
         Returns
         -------
         point, value, slope : Tensor, shape (B, n)
-            s, sigma(s), NaN in rows without a unique root, and sigma'(s).
+            s, sigma(s) and sigma'(s); 0, NaN and the steepest slope in rows without a unique root.
         valid : Tensor of bool, shape (B,)
             Which rows have one.
         gradient : Tensor, shape (B, d + 1)
@@ -130,14 +131,15 @@ class Samples:
 
         None if a root was not reached.
         """
-        point, value, slope = torch.empty((3, *self._shape), dtype=torch.float64)
+        # Each by itself: the point alone is kept as the next warm start.
+        point, value, slope = (torch.empty(self._shape, dtype=torch.float64) for _ in range(3))
         held = {"point": point, "value": value, "slope": slope}
         if start is not None:
             held["start"] = self._each(start)
         if known is not None:
             held["known"] = self._each(known)
         if target is not None:
-            held["target"] = target.contiguous()
+            held["target"] = self._targets(target)
         lost = held["lost"] = torch.empty(self._parts, dtype=torch.bool)
         valid = held["valid"] = torch.empty(self._shape[0], dtype=torch.bool)
         gradient = self._sums("track", held, ())
@@ -164,7 +166,7 @@ class Samples:
         held = {"start": self._each(point), "output": self._each(output)}
         held["derivative"] = self._each(slope)
         if second is None:
-            held["target"] = first.contiguous()
+            held["target"] = self._targets(first)
         else:
             held["first"], held["second"] = self._each(first), self._each(second)
         return self._sums("bend", held, (self.x.shape[-1] + 1,))
@@ -178,6 +180,11 @@ class Samples:
         """Blocks of all rows."""
         rows, n = self._shape
         return rows * -(-n // BLOCK)
+
+    def _targets(self, target: Tensor) -> Tensor:
+        """Those that all rows share as they are."""
+        shared = target.shape == self._shape[1:]
+        return target.contiguous() if shared else self._each(target)
 
     def _each(self, numbers: Tensor) -> Tensor:
         """Numbers of each sample, one after the other."""

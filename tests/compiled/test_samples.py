@@ -174,6 +174,26 @@ def test_one_pass_is_for_the_exact_gradient_of_squares_alone(monkeypatch):
     assert stack.fit(theta) is None
 
 
+@pytest.mark.parametrize("rows", [1, 2, 4, 9])
+def test_other_rows_than_the_stacks_are_refused(monkeypatch, rows):
+    monkeypatch.setattr(samples, "FEWEST", 1)
+    stack, theta = _stack("tanh", 40, own_inputs=False)
+    others = theta[:1].expand(rows, 4).contiguous()
+    with pytest.raises(RuntimeError, match="expand"):
+        stack.fit(others)
+    with pytest.raises(RuntimeError, match="expand"):
+        stack.hessian(others)
+    sigma = _stack("weak-tanh:own", 40)[0].model.activation.hyperbolic
+    assert samples.in_c(others, stack.x, sigma, NEAR) is None
+
+
+def test_the_warm_start_keeps_nothing_else_in_memory(monkeypatch):
+    monkeypatch.setattr(samples, "FEWEST", 1)
+    stack, theta = _stack("tanh", 40)
+    kept = stack.model.equilibrium(theta, stack.x).preactivation
+    assert kept.untyped_storage().nbytes() == kept.nbytes
+
+
 def test_rows_without_an_equilibrium_hold_nan(monkeypatch):
     stack, theta = _stack("tanh", 40)
     theta[2, -1], theta[3, 0] = 1.5, torch.nan
