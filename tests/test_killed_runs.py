@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -32,6 +33,12 @@ CASES = [
     ("compare", "native:tsit5"),
 ]
 ROUNDS = 50
+
+
+def _kill(child):
+    """Kill a process, unless it has just come to its end by itself."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
 
 
 class Forge:
@@ -67,7 +74,7 @@ class Forge:
         child, began = self.begin(case, path, log), time.perf_counter()
         killer = None
         if seconds is not None:
-            killer = threading.Timer(seconds, os.kill, (child, signal.SIGKILL))
+            killer = threading.Timer(seconds, _kill, (child,))
             killer.start()
         code = self.ended()
         if killer is not None:
