@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gflow.compiled.inputs import OwnInputs
+from gflow.compiled.inputs import Inputs, OwnInputs
 from gflow.equilibrium.adjoint import Backward, parse_backward
 from gflow.errors import EquilibriumError, ProblemError
 from gflow.losses import Bend, Loss, LossFunction, parse_loss
@@ -91,7 +91,7 @@ class Problem:
         model.check_backward(self.backward)
         self.dtype = read_dtype(dtype)
         self.device = read_device(device)
-        self.inputs: Tensor | OwnInputs = self._inputs(x)  # only then a module tells its outputs
+        self.inputs: Inputs = self._inputs(x)  # only then a module tells its outputs
         self.loss_function = parse_loss(loss, model.output_shape)
         self.y = self._targets(y)
         self.theta_target = None if theta_target is None else self.theta(theta_target)
@@ -234,7 +234,7 @@ class Problem:
     def jacobian_at(self, equilibrium: Equilibrium, backward: Backward | None = None) -> Tensor:
         """The Jacobian (..., P, P) of that gradient."""
         chosen = backward or self.backward
-        if chosen.exact and self.loss_function.quadratic:
+        if self._of_squares(chosen):
             found = self.model.fit_jacobian(equilibrium, self.inputs, self.y)
             if found is not None:
                 return found
@@ -258,13 +258,17 @@ class Problem:
         self, theta: Tensor, warm: Tensor | Equilibrium | None = None
     ) -> tuple[Equilibrium, Tensor] | None:
         """Equilibrium and gradient at rows, where the model has both in one pass over the data."""
-        known = self.backward.exact and self.loss_function.quadratic
+        known = self._of_squares(self.backward)
         return self.model.fit(theta, self.inputs, self.y, warm) if known else None
 
     def moments(self) -> Moments | None:
         """What the exact gradient needs to know of the data, where that is less than all of it."""
-        known = self.backward.exact and self.loss_function.quadratic and self.model.compressible
+        known = self._of_squares(self.backward) and self.model.compressible
         return self.model.moments(self.x, self.y) if known else None
+
+    def _of_squares(self, backward: Backward) -> bool:
+        """Whether that backward gives the exact gradient of the mean squared error."""
+        return backward.exact and self.loss_function.quadratic
 
     def _slope(self, equilibrium: Equilibrium) -> Tensor:
         """The loss's derivative in the outputs."""

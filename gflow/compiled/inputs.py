@@ -44,6 +44,10 @@ class OwnInputs:
         return torch.tensor([x.data_ptr() for x in self._each]) if fit else None
 
 
+Inputs = Tensor | OwnInputs
+"""Of all rows together, (n, ...) or (B, n, ...), or of each by itself."""
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Whether it holds doubles on the host, of which no derivative is wanted."""
     return tensor.is_cpu and tensor.dtype == torch.float64 and not tensor.requires_grad

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gflow.compiled.compiler import CannotCompileError, library, source_of, switched_off
-from gflow.compiled.inputs import OwnInputs, is_plain
+from gflow.compiled.inputs import Inputs, OwnInputs, is_plain
 from gflow.compiled.threads import divided
 
 FEWEST = 2**14
@@ -49,7 +49,7 @@ def _library(near: float) -> ctypes.CDLL | None:
 
 def in_c(
     theta: Tensor,
-    x: Tensor | OwnInputs,
+    x: Inputs,
     sigma: tuple[float, Tensor] | None,
     near: float,
     *others: Tensor,
@@ -98,7 +98,7 @@ class Samples:
 
     functions: ctypes.CDLL
     theta: Tensor
-    x: Tensor | OwnInputs
+    x: Inputs
     places: Tensor
     sigma: tuple[float, Tensor]
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gflow.compiled.inputs import OwnInputs
+from gflow.compiled.inputs import Inputs
 from gflow.compiled.kernel import Kernel
 from gflow.equilibrium.adjoint import Backward
 from gflow.errors import ProblemError
@@ -83,7 +83,7 @@ class Model(ABC):
     )
     """Which of those that only the model can give it does give; the others are not stored."""
     compressible = False
-    """Whether that gradient needs less than all of the data, see :meth:`moments`."""
+    """Whether :meth:`moments` are all that the mean squared error's gradient needs of the data."""
     lost = Status.EQUILIBRIUM_LOST
     """What it means for a run that a theta is not valid."""
 
@@ -164,11 +164,7 @@ class Model(ABC):
         """
 
     def fit(
-        self,
-        theta: Tensor,
-        x: Tensor | OwnInputs,
-        y: Tensor,
-        warm: Tensor | Equilibrium | None = None,
+        self, theta: Tensor, x: Inputs, y: Tensor, warm: Tensor | Equilibrium | None = None
     ) -> tuple[Equilibrium, Tensor] | None:
         """The equilibrium at rows and the exact gradient (B, P) of the mean squared error there.
 
@@ -176,7 +172,7 @@ class Model(ABC):
         """
         return None
 
-    def fit_jacobian(self, solved: Equilibrium, x: Tensor | OwnInputs, y: Tensor) -> Tensor | None:
+    def fit_jacobian(self, solved: Equilibrium, x: Inputs, y: Tensor) -> Tensor | None:
         """The Jacobian (B, P, P) of that gradient, or None, as by default."""
         return None
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gflow.compiled.inputs import OwnInputs
+from gflow.compiled.inputs import Inputs
 from gflow.equilibrium.adjoint import Backward
 from gflow.equilibrium.solvers import Jet, Root, safeguarded_newton, tracking_newton
 from gflow.errors import ProblemError
@@ -180,16 +180,12 @@ class SingleIndexDEQ(Model):
         return 0.5 * largest * activation.curvature_max, rounding / steepest
 
     def fit(
-        self,
-        theta: Tensor,
-        x: Tensor | OwnInputs,
-        y: Tensor,
-        warm: Tensor | Equilibrium | None = None,
+        self, theta: Tensor, x: Inputs, y: Tensor, warm: Tensor | Equilibrium | None = None
     ) -> tuple[Equilibrium, Tensor] | None:
         """By C, for rows of many samples."""
         return tracked_in_c(self.activation, theta, x, warm, y)
 
-    def fit_jacobian(self, solved: Equilibrium, x: Tensor | OwnInputs, y: Tensor) -> Tensor | None:
+    def fit_jacobian(self, solved: Equilibrium, x: Inputs, y: Tensor) -> Tensor | None:
         """By C too."""
         return bent_in_c(self.activation, solved, x, (y,))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gflow.compiled.inputs import OwnInputs
+from gflow.compiled.inputs import Inputs
 from gflow.compiled.samples import Samples, in_c
 from gflow.equilibrium.solvers import NEAR, Jet
 from gflow.models.activations import Activation
@@ -14,7 +14,7 @@ from gflow.models.base import Equilibrium
 def tracked_in_c(
     activation: Activation,
     theta: Tensor,
-    x: Tensor | OwnInputs,
+    x: Inputs,
     warm: Tensor | Equilibrium | None,
     y: Tensor | None = None,
 ) -> tuple[Equilibrium, Tensor] | None:
@@ -31,7 +31,7 @@ def tracked_in_c(
 
 
 def pulled_in_c(
-    activation: Activation, solved: Equilibrium, x: Tensor | OwnInputs, first: Tensor
+    activation: Activation, solved: Equilibrium, x: Inputs, first: Tensor
 ) -> Tensor | None:
     """The exact gradient (B, P) of a loss of slope `first`."""
     compiled = _at(activation, solved, x, first)
@@ -41,7 +41,7 @@ def pulled_in_c(
 def bent_in_c(
     activation: Activation,
     solved: Equilibrium,
-    x: Tensor | OwnInputs,
+    x: Inputs,
     loss: tuple[Tensor, Tensor] | tuple[Tensor],
 ) -> Tensor | None:
     """Its Jacobian (B, P, P), from the loss's two derivatives, or from targets."""
@@ -58,8 +58,6 @@ def guess(warm: Tensor | Equilibrium | None) -> tuple[Tensor | None, Jet | None]
     return warm, None
 
 
-def _at(
-    activation: Activation, solved: Equilibrium, x: Tensor | OwnInputs, *others: Tensor
-) -> Samples | None:
+def _at(activation: Activation, solved: Equilibrium, x: Inputs, *others: Tensor) -> Samples | None:
     beside = solved.output, solved.slope, solved.preactivation
     return in_c(solved.theta, x, activation.hyperbolic, NEAR, *beside, *others)
