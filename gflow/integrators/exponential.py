@@ -25,15 +25,13 @@ tolerances from rtol 1e-2 to 1e-9 (up to 4,000 without), and steps on smooth pro
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import torch
 from torch import Tensor
 
-from gflow.integrators.accumulation import times_repeated
 from gflow.integrators.base import MethodInfo
 from gflow.integrators.control import Controller
+from gflow.integrators.exponential_compiled import in_c
+from gflow.integrators.exponential_sums import NODES, PropagatedSums, Sums
 from gflow.integrators.krylov import KrylovPropagator
 from gflow.integrators.native import (
     BatchStep,
@@ -44,26 +42,9 @@ from gflow.integrators.native import (
     accepted_points,
     merge,
 )
-from gflow.integrators.propagators import (
-    Nodes,
-    Propagator,
-    Term,
-    dense_propagator,
-    linearised,
-)
+from gflow.integrators.propagators import Propagator, dense_propagator, linearised
 from gflow.integrators.stiffness import DENSE_LIMIT
 from gflow.integrators.system import System, column
-
-SHARE = 0.25
-"""Part of the embedded estimate, which is of order 3, that is held to the tolerance.
-
-With all of it held, trajectories' errors from rtol 1e-3 to 1e-10 were at most 0.013 of the
-tolerance on the reliability contract's problems, and 0.002 to 1 of it on flows of DEQs.
-"""
-
-
-NODES = Nodes((0.5, 1.0), highest=4)
-HALF, FULL = 0, 1
 
 
 class Exprb43(NativeMethod):
@@ -97,42 +78,16 @@ class Exprb43(NativeMethod):
         self, system: System, t: np.ndarray, dt: np.ndarray, theta: Tensor, state: State
     ) -> Trial:
         """Two stages, the solution and its errors, in the propagator's coordinates."""
-        value, width = state.cache["value"], column(dt, theta)
-        by = _propagator(system, t, theta, width, state)
-        start: list[Term] = [(1, 1.0, by.into(width * value))]
-        change = None
-        if "change" in state.cache:
-            change = width * state.cache["change"]
-            start.append((2, 1.0, by.into(width * change)))
-
-        def stage(terms: list[Term], place: int) -> tuple[Tensor, Any]:
-            increment, x = by.advance(terms, place), NODES.at[place]
-            found = system.value(t + x * dt, theta + by.out(increment))
-            difference = found - value if change is None else found - value - x * change
-            return found, by.remainder(difference, increment)
-
-        if by.short:
+        sums = _sums(system, t, dt, theta, state)
+        if sums.short:
             return _refused(theta, state)
-        near = stage(start, HALF)[1]
-        before, far = stage([*start, (1, 1.0, near)], FULL)
-        cubic: list[Term] = [(4, -48.0, near), (4, 12.0, far)]
-        terms = [*start, (3, 16.0, near), (3, -2.0, far), *cubic]
-        theta1 = theta + by.out(by.advance(terms, FULL))
-        if by.short:
+        near = system.value(t + 0.5 * dt, sums.middle())
+        far = system.value(t + dt, sums.whole(near))
+        theta1 = sums.end(far)
+        if sums.short:
             return _refused(theta, state)
         after = system.value(t + dt, theta1)
-        gap = after - before
-        moved = by.advance([(1, -1.0, near), *terms[len(start) :]], FULL)
-        late = by.remainder(gap, moved)
-        missed = by.out(by.advance([(3, -2.0, late), (4, 12.0, late)], FULL))
-        embedded = SHARE * by.out(by.advance(cubic, FULL))
-        count = times_repeated(1.0, 0.5, t + dt, theta, width, state.cache, gap)
-        error = torch.maximum(embedded.abs(), count * missed.abs())
-
-        def dense(rows: Tensor, x: Tensor) -> Tensor:
-            return theta[rows] + by.dense(terms, rows, x)
-
-        return Trial(theta1, error, dense, after, linear_solves=by.solves)
+        return Trial(theta1, sums.error(after), sums.dense, after, linear_solves=sums.solves)
 
 
 def _is_dense(system: System, theta: Tensor) -> bool:
@@ -143,6 +98,14 @@ def _refused(theta: Tensor, state: State) -> Trial:
     """A trial that did not come to its end, rejected as one of a hundred times the tolerance."""
     scale = state.settings.atol + state.settings.rtol * theta.abs()
     return Trial(theta, 100 * scale, lambda rows, x: theta[rows], state.cache["value"])
+
+
+def _sums(system: System, t: np.ndarray, dt: np.ndarray, theta: Tensor, state: State) -> Sums:
+    compiled = in_c(state.cache, t, dt, theta)
+    if compiled is not None:
+        return compiled
+    by = _propagator(system, t, theta, column(dt, theta), state)
+    return PropagatedSums(by, state.cache, t, dt, theta)
 
 
 def _propagator(

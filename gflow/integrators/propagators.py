@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gflow.compiled.eigen import eigenpairs_in_c
 from gflow.integrators.phi import phi_functions, phi_products
 from gflow.integrators.system import System, plain
 
@@ -106,6 +108,9 @@ def dense_propagator(cache: Mapping[str, Any], width: Tensor, nodes: Nodes) -> D
 
 def eigenpairs(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues and eigenvectors of symmetric matrices (B, P, P); NaN where one is not finite."""
+    compiled = eigenpairs_in_c(matrix)
+    if compiled is not None:
+        return compiled
     if math.isfinite(float(matrix.sum())):
         values, vectors = torch.linalg.eigh(matrix)
         return values, vectors
@@ -134,9 +139,14 @@ class EigenPropagator:
     def __init__(self, values: Tensor, vectors: Tensor, width: Tensor, nodes: Nodes) -> None:
         self._vectors, self._width, own = plain(vectors), plain(width), plain(values)
         self._z, self._highest = self._width * own, nodes.highest
-        x = plain(values.new_tensor(nodes.at))[:, None, None]
-        self._phi = phi_functions(x * self._z, self._highest)
-        _scale_by_powers(self._phi, x)
+        self._at = plain(values.new_tensor(nodes.at))[:, None, None]
+
+    @cached_property
+    def _phi(self) -> Numbers:
+        """x^k phi_k at the nodes."""
+        found = phi_functions(self._at * self._z, self._highest)
+        _scale_by_powers(found, self._at)
+        return found
 
     def into(self, vector: Tensor) -> Numbers:
         """Coordinates along the eigenvectors."""

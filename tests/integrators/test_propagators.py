@@ -204,6 +204,7 @@ def test_tensors_take_the_steps_that_arrays_take(monkeypatch, method):
     x, y = rng.normal(size=(50, 3)), 0.5 * rng.normal(size=50)
     problem = gflow.Problem(gflow.SingleIndexDEQ(3, "tanh"), x, y)
     start = 0.1 * rng.normal(size=(4, 4))
+    monkeypatch.setenv("GFLOW_COMPILED", "0")
     by_arrays = gflow.integrate(problem, start, t_end=30.0, method=method, rtol=1e-6)["flow"]
     for module in (propagators, accumulation):
         monkeypatch.setattr(module, "plain", lambda tensor: tensor)
