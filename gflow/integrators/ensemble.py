@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 import torch
@@ -102,11 +103,12 @@ class _Finals:
 
     def trajectory(self, index: int) -> Trajectory:
         """The whole of one trajectory."""
-        log, names = StepLog(np.empty((0, len(LOG_COLUMNS)))), []
+        parts, names = [], []
         for batch, logs in zip(self.batches, self.logs, strict=True):
             if index in logs:
-                log = log.followed_by(logs[index])
+                parts.append(logs[index])
                 names.append(batch.plan.method.info.name)
+        log = reduce(StepLog.followed_by, parts) if parts else _NOTHING
         last = self.batches[-1] if index in self.batches[0].moved else self.batches[0]
         method = " then ".join(names) or last.plan.method.info.name
         if index not in last.alone:
@@ -144,7 +146,7 @@ class _Finals:
     ) -> Trajectory:
         count = int(np.searchsorted(self.saves.grid, end.t, side="right"))
         t, theta = self.grid[:count], self.saves.theta[index, :count]
-        if count == 0 or float(t[-1]) < end.t:
+        if count == 0 or self.saves.grid[count - 1] < end.t:
             t = torch.cat([t, self.grid.new_tensor([end.t])])
             theta = torch.cat([theta, end.theta[None]])
         nfe, hessians, solves, jvps = _work(log) if work is None else work
@@ -164,6 +166,9 @@ class _Finals:
             wall_seconds=math.nan,
             method=method,
         )
+
+
+_NOTHING = StepLog(np.empty((0, len(LOG_COLUMNS))))
 
 
 def _work(log: StepLog) -> tuple[int, ...]:
