@@ -1,6 +1,7 @@
 /* Eigenvalues and eigenvectors of many small symmetric matrices by Jacobi's rotations, a matrix in
    each lane (Golub & Van Loan, Matrix Computations, 4th edition 2013, section 8.5). A lane that has
-   converged is turned no more, so that no matrix depends on those beside it. */
+   converged is turned no more, so that no matrix depends on those beside it. Entries of the size of
+   rounding are left: among equal eigenvalues they would turn by large angles, for ever. */
 
 typedef struct {
     int64_t size;
@@ -11,7 +12,6 @@ typedef struct {
 
 enum { SWEEPS = 30 };
 #define ROUNDING 0x1p-53
-#define TINY 1e-300
 
 static inline lanes root(lanes x) {
     for (int l = 0; l < LANES; l++) x[l] = sqrt(x[l]);
@@ -25,9 +25,10 @@ static inline void turn(lanes *one, lanes *other, lanes cosine, lanes sine) {
 }
 
 /* Turn in the plane of p < q so that entry (p, q) of the upper triangle vanishes. */
-static inline void rotate(int64_t n, int64_t p, int64_t q, bits active, lanes *a, lanes *v) {
+static inline void rotate(int64_t n, int64_t p, int64_t q, lanes rounding, lanes *a, lanes *v) {
     const lanes zero = {0}, off = a[p * n + q], gap = a[q * n + q] - a[p * n + p];
-    const lanes both = size_of(gap) + root(gap * gap + 4 * off * off) + TINY;
+    const bits active = size_of(off) > rounding;
+    const lanes both = size_of(gap) + root(gap * gap + 4 * off * off);
     const lanes tangent = chosen(active, chosen(gap < zero, -2 * off, 2 * off) / both, zero);
     const lanes cosine = 1 / root(1 + tangent * tangent), sine = tangent * cosine;
     a[p * n + p] -= tangent * off, a[q * n + q] += tangent * off;
@@ -38,14 +39,18 @@ static inline void rotate(int64_t n, int64_t p, int64_t q, bits active, lanes *a
     for (int64_t k = 0; k < n; k++) turn(v + p * n + k, v + q * n + k, cosine, sine);
 }
 
-/* Which lanes' entries off the diagonal are more than rounding. */
-static inline bits coupled(int64_t n, const lanes *a) {
-    lanes off = {0}, all = {0};
+/* What is rounding of a matrix's entries: 2^-53 of its norm, infinite where none is more. */
+static inline lanes rounding_of(int64_t n, const lanes *a) {
+    lanes largest = {0}, squares = {0};
     for (int64_t p = 0; p < n; p++) {
-        all += a[p * n + p] * a[p * n + p];
-        for (int64_t q = p + 1; q < n; q++) off += a[p * n + q] * a[p * n + q];
+        squares += a[p * n + p] * a[p * n + p];
+        for (int64_t q = p + 1; q < n; q++) {
+            squares += 2 * a[p * n + q] * a[p * n + q];
+            largest = larger(size_of(a[p * n + q]), largest);
+        }
     }
-    return off > ROUNDING * ROUNDING * all;
+    const lanes rounding = ROUNDING * root(squares);
+    return chosen(largest > rounding, rounding, INFINITY + (lanes){0});
 }
 
 /* A power of two that brings the numbers to where their squares are; NaN if one is not finite. */
@@ -76,18 +81,18 @@ void eigen(const Job *job, int64_t next, int64_t last) {
             for (int64_t k = 0; k < n * n; k++) a[k][l] = scales[l] * matrix[k];
         }
         for (int64_t k = 0; k < n; k++) v[k * n + k] += 1;
-        bits active = coupled(n, a);
+        lanes rounding = rounding_of(n, a);
         for (int sweep = 0; sweep < SWEEPS; sweep++) {
             int any = 0;
-            for (int l = 0; l < LANES; l++) any |= active[l] != 0;
+            for (int l = 0; l < LANES; l++) any |= !isinf(rounding[l]);
             if (!any) break;
             for (int64_t p = 0; p < n; p++)
-                for (int64_t q = p + 1; q < n; q++) rotate(n, p, q, active, a, v);
-            active = coupled(n, a);
+                for (int64_t q = p + 1; q < n; q++) rotate(n, p, q, rounding, a, v);
+            rounding = rounding_of(n, a);
         }
         for (int64_t l = 0; l < count; l++) {
             double *vectors = job->vectors + (next + l) * n * n;
-            job->found[next + l] = !active[l];
+            job->found[next + l] = isinf(rounding[l]) != 0;
             for (int64_t k = 0; k < n; k++) {
                 job->values[(next + l) * n + k] = a[k * n + k][l] / scales[l];
                 for (int64_t i = 0; i < n; i++) vectors[i * n + k] = v[k * n + i][l];

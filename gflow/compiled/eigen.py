@@ -12,10 +12,10 @@ from gflow.compiled.compiler import CannotCompileError, library, source_of, swit
 from gflow.compiled.inputs import is_plain
 from gflow.compiled.threads import divided
 
-FEWEST = 4
-"""Matrices from which those beside each other pay: one by itself is LAPACK's."""
-LARGEST = 32
-"""Rows of a matrix up to which rotations are faster than LAPACK's reflections."""
+FEWEST = 6
+"""Matrices from which those beside each other are faster than LAPACK's one after the other."""
+LARGEST = 16
+"""Rows of a matrix up to which rotations are, with vectors of 512 bits, whatever the spectrum."""
 SHARE = 2**24
 """Matrices times the cube of their rows, some milliseconds, that are worth a thread."""
 
@@ -43,12 +43,14 @@ def _library() -> ctypes.CDLL | None:
 def eigenpairs_in_c(matrices: Tensor) -> tuple[Tensor, Tensor] | None:
     """Eigenvalues (B, P), in no order, and eigenvectors (B, P, P) of symmetric matrices (B, P, P).
 
-    Values are NaN where a matrix is not finite. None if C does not serve: there is no compiler, the
-    matrices are few or large, no plain numbers on the host, or one does not converge.
+    Values are NaN where a matrix is not finite. None if C does not serve: there is no compiler, or
+    the matrices are few or large, or no plain numbers on the host.
     """
-    rows, size = matrices.shape[:2]
-    suited = matrices.ndim == 3 and rows >= FEWEST and 0 < size <= LARGEST and is_plain(matrices)
-    functions = _library() if suited and not switched_off() else None
+    if matrices.ndim != 3 or not is_plain(matrices) or switched_off():
+        return None
+    rows, size, columns = matrices.shape
+    suited = rows >= FEWEST and 0 < size == columns <= LARGEST
+    functions = _library() if suited else None
     if functions is None:
         return None
     matrices = matrices.contiguous()
@@ -57,4 +59,6 @@ def eigenpairs_in_c(matrices: Tensor) -> tuple[Tensor, Tensor] | None:
     held = (matrices, values, vectors, found)
     job = _Job(size, *(tensor.data_ptr() for tensor in held))
     divided(functions.eigen, job, held, rows, max(1, SHARE // size**3))
-    return (values, vectors) if bool(found.all()) else None
+    if not bool(found.all()):
+        values[~found], vectors[~found] = torch.linalg.eigh(matrices[~found])
+    return values, vectors

@@ -9,7 +9,8 @@ typedef struct {
 } Job;
 
 /* Numbers of a row that are kept between calls. */
-enum { FLOW, NEAR, FAR, PHI1, PHI3, PHI4, INCREMENT, KEPT };
+enum { FLOW, NEAR, FAR, PHI1, PHI3, PHI4, INCREMENT, LAST };
+_Static_assert(LAST == KEPT, "as many as there is memory for");
 
 /* What there is of one row. */
 typedef struct {

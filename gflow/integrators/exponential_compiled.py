@@ -49,6 +49,7 @@ def _library() -> ctypes.CDLL | None:
         "NOISE": accumulation.NOISE * float(np.finfo(np.float64).eps),
         "SERIES_UP_TO": phi.NEAR[highest],
         "LAST_TERM": last,
+        "KEPT": KEPT,
     }
     tables = {"INVERSE_FACTORIALS": np.array([1 / math.factorial(j) for j in range(last + 1)])}
     try:
@@ -74,7 +75,7 @@ def in_c(
     theta : Tensor, shape (B, P)
     """
     rows, size = theta.shape
-    suited = rows >= FEWEST and size <= LARGEST and "eigenvalues" in cache
+    suited = rows >= FEWEST and 0 < size <= LARGEST and "eigenvalues" in cache
     suited = suited and "change" not in cache and all(map(is_plain, (theta, *cache.values())))
     functions = _library() if suited and not switched_off() else None
     return None if functions is None else CompiledSums(functions, cache, t, dt, theta)

@@ -42,7 +42,9 @@ def test_they_are_those_of_lapack(rows, size):
     _agree(_symmetric(rows, size))
 
 
-@given(st.integers(1, 6), st.integers(0, 2**32 - 1), st.integers(-150, 150), st.integers(0, 12))
+@given(
+    st.integers(1, LARGEST), st.integers(0, 2**32 - 1), st.integers(-150, 150), st.integers(0, 12)
+)
 @settings(deadline=None)
 def test_whatever_the_size_of_the_numbers(size, seed, power, spread):
     """Eigenvalues alike, of both signs, and far apart; a matrix of rank one, a diagonal one, 0."""
@@ -56,6 +58,46 @@ def test_whatever_the_size_of_the_numbers(size, seed, power, spread):
     own[3] = 0
     matrices = torch.from_numpy((turns * own[:, None]) @ turns.swapaxes(1, 2) * 10.0**power)
     _agree(0.5 * (matrices + matrices.mT))
+
+
+@pytest.mark.parametrize("levels", [(1.0, 0.5), (1.0, -1.0), (1.0, 0.5, 0.2)])
+@pytest.mark.parametrize("spread", [0.0, 1e-15, 1e-14, 1e-9])
+@pytest.mark.parametrize("size", [10, LARGEST])
+def test_many_equal_eigenvalues_are_found_by_rotations(monkeypatch, size, spread, levels):
+    """Their vectors are arbitrary, and rounding must not turn them for ever."""
+    rng = np.random.default_rng(0)
+    turns = np.linalg.qr(rng.normal(size=(64, size, size)))[0]
+    own = np.array(levels)[np.arange(size) % len(levels)] + spread * rng.normal(size=(64, size))
+    matrices = torch.from_numpy((turns * own[:, None]) @ turns.swapaxes(1, 2))
+    matrices = 0.5 * (matrices + matrices.mT)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.linalg, "eigh", None)
+        eigenpairs_in_c(matrices)
+    _agree(matrices)
+
+
+def test_small_entries_beside_large_ones():
+    matrices = torch.zeros(FEWEST, 4, 4, dtype=torch.float64)
+    matrices[:, 0, 1] = matrices[:, 1, 0] = 1e-50
+    matrices[:, 2, 3] = matrices[:, 3, 2] = 7e-163
+    _agree(matrices)
+
+
+def test_one_that_does_not_converge_is_lapacks(monkeypatch):
+    matrices = _symmetric(9, 5)
+    whole = eigenpairs_in_c(matrices)
+    monkeypatch.setattr(eigen, "divided", lambda function, job, held, *others: _first(held, whole))
+    values, vectors = eigenpairs_in_c(matrices)
+    assert torch.equal(values[:8], whole[0][:8])
+    torch.testing.assert_close(values[8], torch.linalg.eigvalsh(matrices[8]))
+    assert torch.equal(vectors[:8], whole[1][:8])
+
+
+def _first(held, pairs):
+    """All but the last row."""
+    _, values, vectors, found = held
+    values[:8], vectors[:8] = pairs[0][:8], pairs[1][:8]
+    found[:8], found[8] = True, False
 
 
 @pytest.mark.parametrize("factor", [1e300, 1e-300, 1e-320])
@@ -101,6 +143,8 @@ def test_what_c_does_not_serve(monkeypatch):
     assert eigenpairs_in_c(matrices.float()) is None
     assert eigenpairs_in_c(matrices.clone().requires_grad_()) is None
     assert eigenpairs_in_c(matrices[None]) is None
+    assert eigenpairs_in_c(matrices[:, :2]) is None
+    assert eigenpairs_in_c(matrices[:, :, :2]) is None
     assert eigenpairs_in_c(_symmetric(FEWEST, LARGEST + 1)) is None
     monkeypatch.setenv(compiler.SWITCH, "0")
     assert eigenpairs_in_c(matrices) is None
