@@ -49,9 +49,9 @@ def test_they_are_those_of_lapack(rows, size):
 def test_whatever_the_size_of_the_numbers(size, seed, power, spread):
     """Eigenvalues alike, of both signs, and far apart; a matrix of rank one, a diagonal one, 0."""
     rng = np.random.default_rng(seed)
-    turns = np.linalg.qr(rng.normal(size=(5, size, size)))[0]
-    own = rng.choice([-1.0, 1.0, 1.0 + 1e-13], size=(5, size)) * 10.0 ** -rng.integers(
-        0, spread + 1, size=(5, size)
+    turns = np.linalg.qr(rng.normal(size=(FEWEST, size, size)))[0]
+    own = rng.choice([-1.0, 1.0, 1.0 + 1e-13], size=(FEWEST, size)) * 10.0 ** -rng.integers(
+        0, spread + 1, size=(FEWEST, size)
     )
     own[1, 1:] = 0
     turns[2] = np.eye(size)
