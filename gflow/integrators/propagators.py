@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gflow.compiled.eigen import eigenpairs_in_c
+from gflow.compiled.jacobi import eigenpairs_in_c
 from gflow.integrators.phi import phi_functions, phi_products
 from gflow.integrators.system import System, plain
 

@@ -21,7 +21,7 @@ SHARE = 2**24
 
 
 class _Job(ctypes.Structure):
-    """As ``eigen.c`` has it."""
+    """As ``jacobi.c`` has it."""
 
     _fields_ = (
         ("size", ctypes.c_int64),
@@ -32,7 +32,7 @@ class _Job(ctypes.Structure):
 @lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL | None:
     try:
-        made = library(source_of(("lanes.h", "eigen.c"), {}, {}))
+        made = library(source_of(("lanes.h", "jacobi.c"), {}, {}))
     except CannotCompileError:
         return None
     made.eigen.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]

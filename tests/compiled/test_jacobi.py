@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gflow.compiled import compiler, eigen
-from gflow.compiled.eigen import FEWEST, LARGEST, eigenpairs_in_c
+from gflow.compiled import compiler, jacobi
+from gflow.compiled.jacobi import FEWEST, LARGEST, eigenpairs_in_c
 
 pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, compiler.COMPILERS)), reason="there is no C compiler"
@@ -86,7 +86,7 @@ def test_small_entries_beside_large_ones():
 def test_one_that_does_not_converge_is_lapacks(monkeypatch):
     matrices = _symmetric(9, 5)
     whole = eigenpairs_in_c(matrices)
-    monkeypatch.setattr(eigen, "divided", lambda function, job, held, *others: _first(held, whole))
+    monkeypatch.setattr(jacobi, "divided", lambda function, job, held, *others: _first(held, whole))
     values, vectors = eigenpairs_in_c(matrices)
     assert torch.equal(values[:8], whole[0][:8])
     torch.testing.assert_close(values[8], torch.linalg.eigvalsh(matrices[8]))
@@ -128,7 +128,7 @@ def test_no_matrix_depends_on_those_beside_it_or_on_threads(monkeypatch):
     whole = eigenpairs_in_c(matrices)
     part = eigenpairs_in_c(matrices[5:12])
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(eigen, "SHARE", 1)
+    monkeypatch.setattr(jacobi, "SHARE", 1)
     threaded = eigenpairs_in_c(matrices)
     for all_, some, by_threads in zip(whole, part, threaded, strict=True):
         assert torch.equal(all_[5:12], some)
